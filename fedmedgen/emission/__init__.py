@@ -1,0 +1,1 @@
+"""Synthetic sets from a trained generator."""

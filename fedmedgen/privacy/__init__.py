@@ -1,0 +1,1 @@
+"""The promise to each patient and the mechanism that keeps it."""
