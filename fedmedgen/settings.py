@@ -49,6 +49,7 @@ class DataSettings:
     shares: tuple[float, ...] = ()  # by-size: each site's share
     test_share: float = 0.2  # of patients, where no split is given
     min_patients: int = 8
+    max_patients: int = 0  # of each site, for quick runs; 0: all
 
     def __post_init__(self) -> None:
         require(len(self.size) == 2 and min(self.size) >= 8, "data.size", self.size, "two numbers of at least 8")
@@ -73,12 +74,11 @@ class GeneratorSettings:
     noise_mean: float = -1.2  # of ln sigma in training (Karras et al. 2022)
     noise_std: float = 1.2
     label_dropout: float = 0.1
-    local_steps: int = 100  # optimiser steps a round
+    local_steps: int = 100  # optimiser steps a round, without privacy
     batch_size: int = 32  # without privacy
-    learning_rate: float = 3e-4
-    lr_decay: Literal["constant", "cosine"] = "cosine"  # over all steps of all rounds
-    noise_draws: int = 4  # K, averaged before clipping
-    images_per_patient: int = 4  # m
+    learning_rate: float = 1e-3
+    decay: Literal["constant", "cosine"] = "cosine"  # of the learning rate over all steps of all rounds
+    images_per_patient: int = 4  # m, at most, of each patient drawn
     ema_decay: float = 0.5  # a round, at the server
     flip: bool = False  # mirror half of the images in training
     sampler: Literal["heun", "stochastic", "dpmpp"] = "heun"
@@ -91,7 +91,7 @@ class GeneratorSettings:
         require(0 <= self.label_dropout < 1, "generator.label_dropout", self.label_dropout, "from 0 to below 1")
         require(0 <= self.ema_decay < 1, "generator.ema_decay", self.ema_decay, "from 0 to below 1")
         positive("generator", self, "sigma_data", "noise_std", "local_steps", "batch_size", "learning_rate")
-        positive("generator", self, "noise_draws", "images_per_patient", "sampler_steps", "norm_groups")
+        positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +119,17 @@ class PrivacySettings:
     delta: float = 1e-5
     clip_norm: float = 1.0
     sample_rate: float = 0.05  # Poisson, of patients
+    generator_steps: int = 10  # DP-SGD steps a round at each site
+    segmenter_steps: int = 10
+    learning_rate: float = 2e-3  # of DP-SGD
+    noise_draws: int = 4  # K, averaged before clipping
     engine: Literal["reference", "opacus"] = "reference"
 
     def __post_init__(self) -> None:
         require(self.epsilon > 0, "privacy.epsilon", self.epsilon, "above 0")
         require(0 < self.delta < 1, "privacy.delta", self.delta, "between 0 and 1")
         require(0 < self.sample_rate <= 1, "privacy.sample_rate", self.sample_rate, "above 0 and at most 1")
-        positive("privacy", self, "clip_norm")
+        positive("privacy", self, "clip_norm", "generator_steps", "segmenter_steps", "learning_rate", "noise_draws")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +210,8 @@ class Settings:
     seed: int = 0
     rounds: int = 4
     smoke: bool = False
-    backend: Literal["in-process", "flower"] = "in-process"
+    out: str = ""  # the run folder; empty: runs/STUDY-SEED
+    backend: Literal["in-process", "flower", "deployment"] = "in-process"
     data: DataSettings = field(default_factory=DataSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
@@ -224,6 +229,11 @@ class Settings:
     @property
     def private(self) -> bool:
         return self.privacy.mode == "patient"
+
+    @property
+    def simulated(self) -> bool:
+        """All sites' data are public and at hand, so the server may look at them."""
+        return self.backend != "deployment"
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars, as written to settings.yaml."""

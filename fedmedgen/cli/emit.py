@@ -1,0 +1,140 @@
+"""`fedmedgen emit RUN --count N --out SET`: synthetic cases from a trained generator."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedmedgen.data.cases import CaseSet
+    from fedmedgen.models.denoiser import Denoiser
+    from fedmedgen.settings import Settings
+
+EXAMPLE = """examples:
+  fedmedgen emit runs/demo-0 --count 1000 --out synthetic
+  fedmedgen emit runs/demo-0 --label nodule=500 --out nodules --format npz --seed 7"""
+
+
+def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Plug the command into the program."""
+    parser = subparsers.add_parser(
+        "emit",
+        help="synthetic cases from a trained generator",
+        description="Draw labelled synthetic cases (with masks, if the generator draws them) from a run's generator.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder with generator/ and settings.yaml")
+    parser.add_argument("--count", metavar="N", type=int, help="cases in all, spread evenly over the classes")
+    parser.add_argument("--out", metavar="SET", type=Path, required=True, help="a new folder for the set")
+    parser.add_argument(
+        "--label", metavar="NAME=COUNT", type=_label, action="append", default=[], help="so many of this class"
+    )
+    parser.add_argument("--format", choices=("png", "npz", "dicom"), default="png", help="default: %(default)s")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, another set (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the generator, draw, write the set and say what it holds."""
+    from fedmedgen.emission import write_set
+    from fedmedgen.errors import RunError
+    from fedmedgen.models.saving import load_generator
+
+    if arguments.out.exists() and any(arguments.out.iterdir() if arguments.out.is_dir() else [1]):
+        raise RunError(f"--out must name a new or empty folder; {arguments.out} is in use: name another")
+    settings = _settings(arguments.run_folder)
+    generator = load_generator(arguments.run_folder / "generator")
+    counts = counts_of(generator.config.classes, arguments.count, dict(arguments.label))
+    cases = _emit(generator, counts, settings, arguments.seed)
+    write_set(cases, arguments.out, format=arguments.format, datasheet=_datasheet(arguments, settings))
+    summary = {"out": str(arguments.out), "count": len(cases), "labels": counts, "format": arguments.format}
+    if arguments.json:
+        print(json.dumps(summary))
+    else:
+        words = ", ".join(f"{count} {name}".rstrip() for name, count in counts.items())
+        print(f"{arguments.out}: {len(cases)} synthetic cases ({words})")
+    return 0
+
+
+def counts_of(classes: Sequence[str], count: int | None, labels: Mapping[str, int]) -> dict[str, int]:
+    """Cases of each class: those named, and what is left of `count` spread evenly over the others.
+
+    **Raises** `SettingsError` if the two don't fit together.
+    """
+    from fedmedgen.emission.sampling import label_counts
+    from fedmedgen.errors import SettingsError
+
+    named = label_counts(classes, labels)
+    total = sum(named.values())
+    if count is None:
+        if not labels:
+            raise SettingsError("say how many cases: give --count N, or --label NAME=COUNT for some classes")
+        return named
+    rest = [name for name in classes or [""] if name not in named]
+    if count < total or (count > total and not rest) or count < 1:
+        raise SettingsError(
+            f"--count must be at least 1 and fit the labels' sum of {total}; got {count}: correct one of them"
+        )
+    return {**named, **label_counts(rest, count - total)} if rest else named
+
+
+def _label(word: str) -> tuple[str, int]:
+    name, equals, count = word.rpartition("=")
+    if not equals or not name or not count.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected NAME=COUNT, as nodule=100; got {word!r}")
+    return name, int(count)
+
+
+def _settings(folder: Path) -> "Settings":
+    import yaml
+
+    from fedmedgen.errors import RunError
+    from fedmedgen.settings import Settings
+
+    path = folder / "settings.yaml"
+    if not path.is_file():
+        raise RunError(f"no settings.yaml in {folder}: expected the folder of a finished run; name that")
+    try:
+        return Settings.from_mapping(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise RunError(f"settings.yaml of {folder} isn't YAML ({error}): restore it from the run") from error
+
+
+def _emit(generator: "Denoiser", counts: Mapping[str, int], settings: "Settings", seed: int) -> "CaseSet":
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fedmedgen.emission import emit
+
+    wanted = settings.runtime.device
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("drawing", total=sum(counts.values()))
+        return emit(
+            generator.to(device),
+            counts=counts,
+            settings=settings.generator,
+            batch_size=settings.emission.batch_size,
+            seed=seed,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+
+
+def _datasheet(arguments: argparse.Namespace, settings: "Settings") -> dict[str, object]:
+    """Where the set comes from and what was promised to the patients behind it."""
+    path = arguments.run_folder / "result.json"
+    result = json.loads(path.read_text()) if path.is_file() else {}
+    return {
+        "synthetic": True,
+        "study": settings.study,
+        "seed": arguments.seed,
+        "sampler": settings.generator.sampler,
+        "sampler_steps": settings.generator.sampler_steps,
+        "guidance": settings.generator.guidance,
+        "privacy": result.get("privacy", {"mode": settings.privacy.mode}),
+        "commit": result.get("commit"),
+    }

@@ -1,0 +1,133 @@
+"""`fedmedgen selfcheck [key=value …]`: the DP engines against one-at-a-time gradients on the configured model."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fedmedgen.data.cases import Case
+    from fedmedgen.settings import Settings
+
+    Subject = tuple[str, nn.Module, Callable[[nn.Module, dict[str, Tensor]], Tensor], "RowsFactory"]
+    RowsFactory = Callable[[int], list[dict[str, Tensor]]]
+
+EXAMPLE = "example:\n  fedmedgen selfcheck study=demo generator.channels=[32,64,64]"
+
+
+def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
+    """Plug the command into the program."""
+    parser = subparsers.add_parser(
+        "selfcheck",
+        help="the DP engines against one-at-a-time gradients on the configured model",
+        description="Compare every DP engine with one-at-a-time gradients on the study's own networks, "
+        "with random weights and random images. Exit code 1 if the configured engine is wrong.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for simulate")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check both engines on each network; the configured engine decides the exit code."""
+    from fedmedgen.composition import compose
+    from fedmedgen.errors import PrivacyError
+
+    settings = compose(arguments.overrides)
+    results, refusals = [], {}
+    for name, model, loss, rows_factory in _subjects(settings):
+        for engine in ("reference", "opacus"):
+            try:
+                results.append({"model": name, **_check(engine, model, loss, rows_factory)})
+            except PrivacyError as refusal:
+                results.append({"model": name, "engine": engine, "passed": False, "reason": str(refusal)})
+                refusals[engine] = refusal
+    if arguments.json:
+        print(json.dumps({"engine": settings.privacy.engine, "checks": results}))
+    else:
+        print("\n".join(map(_words, results)))
+    if settings.privacy.engine in refusals:
+        raise refusals[settings.privacy.engine]
+    return 0
+
+
+def _check(engine: str, model: "nn.Module", loss: Any, rows_factory: "RowsFactory") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from fedmedgen.privacy.selfcheck import check_engine
+
+    return {"passed": True, **asdict(check_engine(engine, model, loss, rows_factory))}
+
+
+def _subjects(settings: "Settings") -> "Iterator[Subject]":
+    """The study's networks, each with its loss and random rows."""
+    from functools import partial
+
+    from fedmedgen.models.denoiser import build_denoiser
+    from fedmedgen.models.segmenter import from_denoiser
+    from fedmedgen.training.losses import diffusion_loss, segmentation_loss
+
+    data, generator = settings.data, settings.generator
+    num_classes = max(1, len(data.classes))
+    masks = len(data.mask_classes)
+    num_masks = masks - 1 if masks and generator.with_masks else 0
+    denoiser = build_denoiser(
+        generator, num_classes=num_classes, num_masks=num_masks, size=data.size, seed=settings.seed
+    )
+    yield "generator", denoiser, diffusion_loss, partial(_diffusion_rows, settings, num_classes)
+    if masks and settings.segmenter.rounds:
+        segmenter = from_denoiser(denoiser, masks, settings.segmenter.noise_level, settings.seed)
+        yield "segmenter", segmenter, segmentation_loss, partial(_segmentation_rows, settings, num_classes)
+
+
+def _cases(settings: "Settings", patient: int, num_classes: int) -> "list[Case]":
+    """A patient of one to three images of pure noise."""
+    import numpy as np
+
+    from fedmedgen.data.cases import Case
+
+    rng = np.random.default_rng([settings.seed, patient])
+    masks = len(settings.data.mask_classes)
+    return [
+        Case(
+            image=rng.uniform(-1, 1, (1, *settings.data.size)).astype(np.float32),
+            name=f"{patient}-{image}",
+            label=int(rng.integers(num_classes)),
+            mask=rng.integers(masks, size=settings.data.size).astype(np.uint8) if masks else None,
+        )
+        for image in range(1 + patient % 3)
+    ]
+
+
+def _diffusion_rows(settings: "Settings", num_classes: int, count: int) -> "list[dict[str, Tensor]]":
+    import torch
+
+    from fedmedgen.training.rows import diffusion_rows
+
+    generator, masks = torch.Generator().manual_seed(settings.seed), settings.data.mask_classes
+    return [
+        diffusion_rows(_cases(settings, n, num_classes), 2, generator, settings.generator, num_classes, masks)
+        for n in range(count)
+    ]
+
+
+def _segmentation_rows(settings: "Settings", num_classes: int, count: int) -> "list[dict[str, Tensor]]":
+    import torch
+
+    from fedmedgen.training.rows import segmentation_rows
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    return [segmentation_rows(_cases(settings, n, num_classes), generator) for n in range(count)]
+
+
+def _words(result: dict[str, Any]) -> str:
+    if not result["passed"]:
+        return f"{result['model']}, engine {result['engine']}: WRONG: {result['reason']}"
+    return (
+        f"{result['model']}, engine {result['engine']}: right to {result['largest_error']:.1e} over "
+        f"{result['parameters']} parameters, {result['patients']} patients, {result['rows']} rows"
+    )

@@ -1,0 +1,244 @@
+"""A panoramic dental radiograph drawn from a few anatomical numbers: two rows of teeth, jaws, sinuses, spine, caries.
+
+x runs from -1 (the patient's right, left in the picture) to 1, y from -1 (top) to 1. Brightness runs from 0 (air) to
+1 (enamel, metal). Distances inside teeth are measured from the biting edge towards the root.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedmedgen.data.cases import FloatArray, MaskArray
+from fedmedgen.data.film import bell, crops, ramp, tile
+
+CLASSES = ("normal", "caries")
+MASK_CLASSES = ("background", "tooth", "caries")
+MIX = {"normal": 0.5, "caries": 0.5}
+
+Numbers = Mapping[str, FloatArray]
+
+_TEETH = 16  # of a jaw, from the patient's right to the left
+BODY: dict[str, tuple[float, ...]] = {  # one draw a patient; a third number: that many draws
+    "bite": (-0.06, 0.08),
+    "smile": (0.15, 0.50),
+    "crowding": (0.94, 1.10),
+    "chin": (0.70, 0.84),
+    "jaw_width": (0.70, 0.82),
+    "jaw_light": (-0.04, 0.06),
+    "sinus": (0.5, 1.2),
+    "palate": (-0.44, -0.34),
+    "upper_length": (-1.0, 1.0, _TEETH),
+    "lower_length": (-1.0, 1.0, _TEETH),
+    "upper_tilt": (-0.5, 0.5, _TEETH),
+    "lower_tilt": (-0.5, 0.5, _TEETH),
+    "upper_there": (0.0, 1.0, _TEETH),
+    "lower_there": (0.0, 1.0, _TEETH),
+    "upper_metal": (0.0, 1.0, _TEETH),
+    "lower_metal": (0.0, 1.0, _TEETH),
+}
+POSE: dict[str, tuple[float, ...]] = {  # one draw a film
+    "x": (-0.04, 0.04),
+    "y": (-0.05, 0.05),
+    "zoom": (0.94, 1.08),
+    "tilt": (-0.04, 0.04),
+    "gape": (0.012, 0.055),
+    "spine": (0.5, 1.3),
+    "gain": (-0.04, 0.04),
+    "spots": (0.0, 1.0, 12),
+    "texture_y": (0.0, 1.0),
+    "texture_x": (0.0, 1.0),
+    "marker": (0.0, 1.0),
+}
+_DENSITY, _BEND = 20.0, 8.3  # teeth from the middle to x: _DENSITY x - _BEND x^2
+_GONE, _WISDOM_GONE, _METAL = 0.05, 0.45, 0.10
+
+
+class Textures:
+    """Tiles of noise that the films of one drawing share."""
+
+    def __init__(self, size: tuple[int, int], rng: np.random.Generator) -> None:
+        self.size = size
+        self.bone = tile(rng, size, 0.12, 0.012)
+        self.cloud = tile(rng, size, 0.9, 0.09)
+
+
+class Frame(NamedTuple):
+    """Positions in the head: columns ``[B, 1, W]``, rows ``[B, H, 1]``, below the bite ``[B, H, W]``; slopes of edges."""
+
+    column: FloatArray
+    row: FloatArray
+    below: FloatArray
+    slope: float
+    aspect: float  # pixels a unit of x over pixels a unit of y
+
+
+def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: float) -> tuple[FloatArray, MaskArray]:
+    """Attenuation ``[B, H, W]`` and masks ``[B, H, W]`` of films with the given anatomy."""
+    n = {name: values[:, None, None] for name, values in numbers.items() if values.ndim == 1}
+    frame = _frame(n, textures.size)
+    places = np.stack([numbers["texture_y"], numbers["texture_x"]], 1)
+    cloud = crops(textures.cloud, places, textures.size)
+    picture = _face(n, frame, cloud, habitus)
+    _jaw(n, frame, picture, crops(textures.bone, places[:, ::-1], textures.size))
+    teeth = np.zeros_like(picture)
+    decayed = np.flatnonzero(np.array(kinds) == "caries")
+    spots = {number: _spots(numbers, number) for number in decayed}
+    for jaw in ("upper", "lower"):
+        whole = {number: [tooth for where, tooth, *_ in found if where == jaw] for number, found in spots.items()}
+        teeth = np.maximum(teeth, _row_of_teeth(n, numbers, jaw, frame, picture, whole))
+    masks = (teeth > 0.5).astype(np.uint8)
+    for number, found in spots.items():
+        for spot in found:
+            _decay(n, number, spot, frame, picture, teeth, masks)
+    _frame_edges(n, picture)
+    return picture, masks
+
+
+def _frame(n: Numbers, size: tuple[int, int]) -> Frame:
+    height, width = size
+    across = ((np.arange(width, dtype=np.float32) + 0.5) * (2 / width) - 1)[None, None, :]
+    down = ((np.arange(height, dtype=np.float32) + 0.5) * (2 / height) - 1)[None, :, None]
+    column, row = (across - n["x"]) / n["zoom"], (down - n["y"]) / n["zoom"]
+    below = row - _bite(n, column)
+    return Frame(column, row, below, min(height / 2.6, 60.0), width / height)
+
+
+def _bite(n: Numbers, x: FloatArray) -> FloatArray:
+    """The height at which the rows of teeth meet: a smile."""
+    return n["bite"] + n["tilt"] * x - n["smile"] * x * x
+
+
+def _face(n: Numbers, frame: Frame, cloud: FloatArray, habitus: float) -> FloatArray:
+    """Everything behind the jaw: soft tissue, skull base, sinuses, nose, palate, spine."""
+    far, row = np.abs(frame.column), frame.row
+    picture = 0.06 * cloud
+    picture += 0.30 + 0.03 * habitus + 0.10 * bell(row + 0.15, 0.5) * bell(far, 0.6)
+    picture += (0.30 + 0.12 * cloud) * ramp(-0.72 - row + 0.5 * (far - 0.6), 4.0) * ramp(far - 0.30, 5.0)
+    picture -= 0.17 * n["sinus"] * bell(far - 0.30, 0.13) * bell(row + 0.66, 0.17)
+    picture -= 0.22 * bell(far - 0.075, 0.045) * bell(row + 0.72, 0.17)
+    picture += 0.10 * bell(far, 0.018) * ramp(-0.45 - row, 8.0)
+    arch = n["palate"] + 0.25 * far * far - row
+    picture += 0.20 * bell(arch, 0.028) * ramp(0.48 - far, 8.0)
+    picture += 0.12 * bell(row + 0.80 - 0.35 * (far - 0.3), 0.03) * ramp(0.62 - far, 8.0) * ramp(far - 0.15, 8.0)
+    picture -= 0.15 * bell(far - 0.60 - 0.10 * row, 0.05) * bell(row + 0.05, 0.28)
+    vertebra = np.abs((row * 2.6 + 0.2) % 1 - 0.5)
+    picture += 0.17 * n["spine"] * bell(far - 0.97, 0.08) * (0.5 + 1.4 * vertebra) * ramp(row + 0.5, 4.0)
+    picture += 0.26 * n["spine"] * bell(frame.column, 0.13) * ramp(row - 0.45, 1.6)
+    return picture
+
+
+def _jaw(n: Numbers, frame: Frame, picture: FloatArray, bone: FloatArray) -> None:
+    """The lower jaw with its ramus, canal and bright rim; the bone that holds the teeth; dark below."""
+    far, row = np.abs(frame.column), frame.row
+    reach = np.minimum(far / n["jaw_width"], 1.25)
+    border = n["chin"] - 0.50 * reach**3 - 0.06 * reach
+    inside = border - row
+    outside = n["jaw_width"] + 0.05 - 0.09 * row - far
+    np.minimum(inside, outside * frame.aspect, out=inside)
+    picture -= 0.16 * ramp(-inside - 0.03, 6.0) * ramp(row + 0.1, 4.0)
+    rim = bell(inside - 0.045, 0.030) * ramp(row + 0.55, 6.0)
+    body = ramp(inside, frame.slope * 0.8)
+    gums = ramp(frame.below + 0.02, 8.0)
+    ramus = ramp(far - 0.56 - 0.10 * row, 10.0) * ramp(row + 0.60, 8.0)
+    body *= np.maximum(gums, ramus)
+    picture += body * (0.17 + n["jaw_light"] + 0.035 * bone)
+    picture += 0.24 * rim
+    canal = row - (border - 0.24 - 0.5 * np.maximum(far - 0.45, 0))
+    picture -= 0.06 * bell(canal, 0.025) * body * ramp(far - 0.22, 10.0)
+    upper = ramp(-frame.below + 0.02, 8.0) * ramp(row - n["palate"], 6.0) * ramp(0.56 - far, 8.0)
+    picture += upper * (0.14 + 0.03 * bone)
+
+
+def _row_of_teeth(
+    n: Numbers, numbers: Numbers, jaw: str, frame: Frame, picture: FloatArray, whole: Mapping[int, Sequence[int]]
+) -> FloatArray:
+    """Draw one jaw's teeth and give the share of each pixel that is tooth; teeth in `whole` are not missing."""
+    far = np.abs(frame.column[:, 0])
+    count = (_DENSITY * far - _BEND * far * far) / n["crowding"][:, 0]
+    place = np.clip(np.floor(count), 0, 7).astype(int)
+    tooth = np.where(frame.column[:, 0] < 0, 7 - place, 8 + place)
+
+    def of_tooth(name: str) -> FloatArray:
+        return np.take_along_axis(numbers[f"{jaw}_{name}"], tooth, 1)[:, None]
+
+    there = numbers[f"{jaw}_there"] > np.where(np.isin(np.arange(_TEETH), (0, 15)), _WISDOM_GONE, _GONE)
+    metal = numbers[f"{jaw}_metal"] < _METAL * np.abs(np.arange(_TEETH) - 7.5) / 4
+    for number, teeth in whole.items():
+        there[number, teeth], metal[number, teeth] = True, False
+    shown = np.take_along_axis(there, tooth, 1)[:, None] & (count < 8)[:, None]
+    rank = place[:, None].astype(np.float32)
+    crown = (0.19 if jaw == "upper" else 0.16) - 0.008 * rank
+    length = crown + 0.30 - 0.012 * rank + 0.04 * of_tooth("length")
+    depth = (-frame.below if jaw == "upper" else frame.below) - n["gape"]
+    across = (count - place)[:, None] - 0.5 + of_tooth("tilt") * depth
+    np.abs(across, out=across)
+    taper = np.clip((depth - crown) / (length - crown), 0, 1)
+    edge = 0.47 - 0.09 * np.clip((depth - crown) * 14 + 1, 0, 1) - 0.27 * taper * taper
+    edge -= 0.10 * np.clip(1 - depth * 22, 0, 1) + across
+    roots = across + 0.12 - 0.22 * np.clip((depth - crown - 0.05) * 12, 0, 1) + 10.0 * (rank < 5)
+    np.minimum(edge, roots, out=edge)
+    edge *= frame.aspect / (_DENSITY - 2 * _BEND * np.minimum(far, 0.6))[:, None]
+    np.minimum(edge, np.minimum(length - depth, depth), out=edge)
+    share = ramp(edge, frame.slope) * shown
+    _shade(share, (depth, across, crown, length), frame, picture)
+    filled = share * (np.take_along_axis(metal, tooth, 1)[:, None] * ramp(0.6 * crown - depth, frame.slope))
+    picture += filled * (1.0 - picture)
+    return share
+
+
+def _shade(
+    share: FloatArray, place: tuple[FloatArray, FloatArray, FloatArray, FloatArray], frame: Frame, picture: FloatArray
+) -> None:
+    """Bright enamel, paler dentine, a dark pulp down the middle; the gaps between crowns dark."""
+    depth, across, crown, length = place
+    is_crown = ramp(crown - depth, frame.slope * 0.6)
+    gap = is_crown * ramp(depth + 0.03, frame.slope)
+    picture -= gap * (1 - share) * 0.14
+    pulp = ramp(0.10 - across, 12.0) * np.clip((depth - 0.06) * 10, 0, 1) * np.clip((length - depth) * 6, 0, 1)
+    light = 0.56 + 0.16 * is_crown + 0.06 * np.clip(across - 0.25, 0, 1) - 0.10 * pulp
+    picture += share * (light - picture)
+
+
+Spot = tuple[str, int, float, float, float, float]  # jaw, tooth, across the tooth, depth, radius, darkness
+
+
+def _spots(numbers: Numbers, number: int) -> list[Spot]:
+    """One to three carious spots of a film: at the sides and the biting faces of crowns."""
+    draws = numbers["spots"][number]
+    found: list[Spot] = []
+    for start in range(0, 4 * (1 + int(draws[1] * 3)), 4):
+        which, share, side, big = (float(value) for value in draws[start : start + 4])
+        tooth = 1 + int(which * 13.999)
+        jaw = "upper" if (which * 997) % 1 < 0.5 else "lower"
+        across = (0.34 if side < 0.5 else -0.34) * (0.4 + 0.6 * share)
+        found.append((jaw, tooth, across, 0.04 + 0.10 * share, 0.052 + 0.035 * big, 0.30 + 0.20 * big))
+    return found
+
+
+def _decay(
+    n: Numbers, number: int, spot: Spot, frame: Frame, picture: FloatArray, teeth: FloatArray, masks: MaskArray
+) -> None:
+    """Darken a round spot of a tooth and mark it."""
+    jaw, tooth, across, depth, radius, darkness = spot
+    rank = tooth - 8 if tooth >= 8 else 7 - tooth
+    count = (rank + 0.5 + across) * float(n["crowding"][number, 0, 0])
+    far = (_DENSITY - np.sqrt(_DENSITY**2 - 4 * _BEND * count)) / (2 * _BEND)
+    x = np.float32(far if tooth >= 8 else -far)
+    mine = {name: values[number] for name, values in n.items()}
+    down = depth + mine["gape"]
+    y = _bite(mine, x) + (-down if jaw == "upper" else down)
+    away = np.hypot((frame.column[number] - x) * frame.aspect, frame.row[number] - y)
+    share = ramp((radius - away).astype(np.float32), min(frame.slope, 30.0)) * teeth[number]
+    picture[number] -= darkness * share
+    masks[number][(share > 0.4) & (masks[number] > 0)] = 2
+
+
+def _frame_edges(n: Numbers, picture: FloatArray) -> None:
+    """The marker of the side."""
+    height, width = picture.shape[1:]
+    top, left = int(0.84 * height), int(0.94 * width)
+    thick, tall = max(1, round(height / 64)), max(3, round(height / 14))
+    for number in np.flatnonzero(n["marker"][:, 0, 0] > 0):
+        picture[number, top : top + tall, left : left + thick] = 0.95
+        picture[number, top + tall - thick : top + tall, left : left + max(2, tall // 2 + 1)] = 0.95

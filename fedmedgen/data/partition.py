@@ -1,0 +1,120 @@
+"""Who holds which training cases: the natural sites, or a drawn partition; always by patient."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.errors import DataError, SettingsError
+from fedmedgen.seeds import seed_of
+from fedmedgen.settings import DataSettings
+
+Unit = tuple[Case, ...]
+_TRIES = 100
+_log = logging.getLogger(__name__)
+
+
+def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, CaseSet]:
+    """Each site's training cases, by site name in sorted order.
+
+    **Guarantee** all images of a patient are at one site; every site has at least `data.min_patients` patients (a
+    natural site with fewer is left out, and said so).
+
+    **Raises** `DataError` if that can't be reached.
+    """
+    train = cases.of_split("train")
+    if data.partition == "natural":
+        return _natural(train, data.min_patients)
+    units = list(train.by_patient().values())
+    if train.unit == "patient":
+        units = [tuple(replace(case, patient=f"{case.site}/{case.patient}") for case in unit) for unit in units]
+    if len(units) < data.sites * data.min_patients:
+        raise DataError(
+            f"expected at least {data.min_patients} {train.unit}s for each of {data.sites} sites, got {len(units)} in "
+            "all: lower data.sites or data.min_patients"
+        )
+    owners = _owners(units, len(train.classes), data, seed)
+    width = len(str(data.sites))
+    parts = {}
+    for number in range(data.sites):
+        site = f"site-{number + 1:0{width}d}"
+        mine = [case for unit, owner in zip(units, owners, strict=True) if owner == number for case in unit]
+        parts[site] = train.with_cases([replace(case, site=site) for case in _unique(mine)])
+    return dict(sorted(parts.items()))
+
+
+def _natural(train: CaseSet, least: int) -> dict[str, CaseSet]:
+    parts: dict[str, CaseSet] = {}
+    for site in train.sites:
+        part = train.of_site(site)
+        count = len(part.by_patient())
+        if count >= least:
+            parts[site] = part
+        else:
+            _log.warning("site %s is left out: %d training %ss, fewer than %d", site, count, train.unit, least)
+    if not parts:
+        raise DataError(
+            f"no site has {least} {train.unit}s to train on (data.min_patients): got "
+            + (", ".join(f"{site} {len(train.of_site(site).by_patient())}" for site in train.sites) or "no case")
+            + "; lower data.min_patients or give more cases"
+        )
+    return parts
+
+
+def _unique(cases: Sequence[Case]) -> list[Case]:
+    """Cases renamed to origin/name where two original sites use one file name."""
+    names = [case.name for case in cases]
+    seen = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+    return [replace(case, name=f"{case.site}/{case.name}") if case.name in seen else case for case in cases]
+
+
+def _owners(units: Sequence[Unit], num_classes: int, data: DataSettings, seed: int) -> list[int]:
+    """The number of the site that gets each patient."""
+    for attempt in range(_TRIES):
+        rng = np.random.default_rng(seed_of(seed, "partition", data.partition, attempt))
+        if data.partition == "dirichlet":
+            owners = _dirichlet(units, num_classes, data, rng)
+        else:
+            shares = data.shares if data.partition == "by-size" else (1.0,) * data.sites
+            owners = _by_shares(len(units), _checked(shares, data.sites), rng)
+        if np.bincount(owners, minlength=data.sites).min() >= data.min_patients:
+            return [int(owner) for owner in owners]
+    raise DataError(
+        f"no {data.partition} partition into {data.sites} sites gave each at least {data.min_patients} patients in "
+        f"{_TRIES} tries: lower data.sites or data.min_patients, or raise data.alpha"
+    )
+
+
+def _checked(shares: Sequence[float], sites: int) -> np.ndarray:
+    if len(shares) != sites or min(shares, default=0.0) <= 0:
+        raise SettingsError(
+            f"data.shares must be {sites} numbers above 0, one for each of data.sites; got {list(shares)!r}"
+        )
+    return np.asarray(shares, float) / sum(shares)
+
+
+def _by_shares(count: int, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Patients shuffled, then cut at the shares."""
+    owners = np.empty(count, int)
+    bounds = np.round(np.cumsum(shares) * count).astype(int)
+    owners[rng.permutation(count)] = np.searchsorted(bounds, np.arange(count), side="right")
+    return owners
+
+
+def _dirichlet(units: Sequence[Unit], num_classes: int, data: DataSettings, rng: np.random.Generator) -> np.ndarray:
+    """Each label's patients spread over the sites by shares drawn from Dirichlet(alpha); the label is the first image's."""
+    labels = np.array([-1 if unit[0].label is None else unit[0].label for unit in units])
+    owners = np.empty(len(units), int)
+    for label in range(-1, num_classes):
+        chosen = np.flatnonzero(labels == label)
+        if len(chosen):
+            shares = np.maximum(rng.dirichlet([data.alpha] * data.sites), 1e-12)
+            owners[chosen] = _by_shares(len(chosen), shares / shares.sum(), rng)
+    return owners
+
+
+def origins(parts: Mapping[str, CaseSet]) -> dict[str, list[str]]:
+    """The patients of each site, for tests of who is where."""
+    return {site: list(part.by_patient()) for site, part in parts.items()}

@@ -1,0 +1,58 @@
+"""One picture file to an array of its pixels: PNG, JPEG, TIFF, BMP by Pillow, DICOM by `data.dicom`."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from fedmedgen.data import dicom
+from fedmedgen.data.cases import FloatArray
+from fedmedgen.data.pixels import check_size, to_grey
+from fedmedgen.data.rejection import Unusable
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *dicom.SUFFIXES})
+
+
+def read_grey(path: Path) -> tuple[FloatArray, str | None]:
+    """Brightness ``[H, W]`` in [-1, 1], and the patient where the file names one.
+
+    **Raises** `Unusable` with the reason.
+    """
+    if path.stat().st_size == 0:
+        raise Unusable("empty-file")
+    if path.suffix.lower() in dicom.SUFFIXES or dicom.is_dicom(path):
+        return dicom.read(path)
+    return to_grey(read_pixels(path)), None
+
+
+def read_pixels(path: Path) -> NDArray[np.generic]:
+    """The pixels ``[H, W]`` or ``[H, W, 3]`` as stored.
+
+    **Raises** `Unusable` with the reason.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of huge pictures; check_size refuses them
+            with Image.open(path) as picture:
+                check_size(picture.height, picture.width)
+                frames = getattr(picture, "n_frames", 1)
+                if frames > 1:
+                    raise Unusable("several-frames", frames=frames)
+                return _load(picture)
+    except Image.DecompressionBombError:
+        raise Unusable("picture-too-large", most=100, height="over 13000", width="13000") from None
+    except UnidentifiedImageError:
+        raise Unusable("not-a-picture") from None
+    except (OSError, ValueError, SyntaxError, EOFError):
+        raise Unusable("truncated-picture") from None
+
+
+def _load(picture: Image.Image) -> NDArray[np.generic]:
+    """Pixels of any mode: palettes, transparency and print colours become plain grey or colour."""
+    if picture.mode in ("1", "P", "PA", "LA", "La"):
+        return np.asarray(picture.convert("L" if picture.mode != "P" else "RGB"))
+    if picture.mode in ("L", "RGB", "F", "I") or picture.mode.startswith("I;16"):
+        return np.asarray(picture)
+    return np.asarray(picture.convert("RGB"))

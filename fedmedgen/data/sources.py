@@ -1,0 +1,170 @@
+"""The door to all data: a folder of sites, a DICOM tree, an npz or phantoms become one set of cases."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedmedgen.data import phantoms
+from fedmedgen.data.arrays import read_npz
+from fedmedgen.data.cases import Case, CaseSet, Rejected
+from fedmedgen.data.folders import Found, is_site, read_site
+from fedmedgen.data.rejection import reject
+from fedmedgen.data.tables import Row
+from fedmedgen.errors import DataError
+from fedmedgen.seeds import seed_of
+from fedmedgen.settings import DataSettings
+
+_log = logging.getLogger(__name__)
+
+
+def load(settings: DataSettings, *, seed: int) -> CaseSet:
+    """Every usable case at `data.root`, or phantoms where that is empty, each with its split.
+
+    **Raises** `DataError` if nothing is there, or fewer than `data.min_patients` usable patients.
+
+    **Guarantee** a bad file is named in `rejected` and touches no other; all images of a patient share a split.
+    """
+    cases = scan(settings, seed=seed)
+    for bad in cases.rejected:
+        _log.warning("set aside %s: %s", bad.file, bad.reason)
+    require_enough(cases, settings)
+    return cases
+
+
+def scan(settings: DataSettings, *, seed: int) -> CaseSet:
+    """As `load`, however few cases are left.
+
+    **Raises** `DataError` if nothing is there at all.
+    """
+    if not settings.root:
+        return _phantoms(settings, seed)
+    found = _read(Path(settings.root).expanduser(), settings)
+    classes = settings.classes or _classes(found.rows)
+    cases, unknown = _label(found, classes)
+    return CaseSet(
+        tuple(_with_splits(cases, settings.test_share, seed)),
+        classes,
+        settings.mask_classes,
+        (*found.rejected, *unknown),
+    )
+
+
+def require_enough(cases: CaseSet, settings: DataSettings) -> None:
+    """**Raises** `DataError` if fewer than `data.min_patients` patients (or images, without ids) are usable."""
+    count = len(cases.by_patient())
+    if count < settings.min_patients:
+        first = "".join(f"\n  {bad.file}: {bad.reason}" for bad in cases.rejected[:5])
+        more = f"\n  and {len(cases.rejected) - 5} more" if len(cases.rejected) > 5 else ""
+        raise DataError(
+            f"expected at least {settings.min_patients} usable {cases.unit}s (data.min_patients), got {count} with "
+            f"{len(cases.rejected)} files set aside: correct those or lower data.min_patients{first}{more}"
+        )
+
+
+def _read(root: Path, settings: DataSettings) -> Found:
+    if root.is_file() and root.suffix.lower() == ".npz":
+        return read_npz(root, root.stem, settings)
+    if not root.is_dir():
+        what = "a file of another kind" if root.exists() else "nothing"
+        raise DataError(f"data.root: expected a folder or an npz at {root}, found {what}: correct data.root")
+    if is_site(root):
+        found = read_site(root, root.name, settings)
+    else:
+        found = _read_sites(root, settings)
+    if not found.cases and not found.rejected:
+        raise DataError(
+            f"data.root: no picture in {root}: expected SITE/images/*.png, images/*.png or DICOM files below it"
+        )
+    return found
+
+
+def _read_sites(root: Path, settings: DataSettings) -> Found:
+    """Children with images/ are sites; where there are none, the folder is one site's DICOM tree."""
+    folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    sites = [folder for folder in folders if is_site(folder)]
+    if not sites:
+        return read_site(root, root.name, settings)
+    found = Found()
+    for folder in folders:
+        if folder not in sites:
+            found.rejected.append(reject(folder.name, "folder-without-images"))
+            continue
+        one = read_site(folder, folder.name, settings)
+        found.cases += one.cases
+        found.rows += one.rows
+        found.rejected += one.rejected
+        found.labelled = found.labelled or one.labelled
+    return found
+
+
+def _classes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Class names in the order of their numbers; where a file gives only numbers, the numbers as words."""
+    numbers: dict[str, int] = {}
+    for row in rows:
+        name = _name(row)
+        if name is not None:
+            number = len(rows) if row.number is None else row.number
+            numbers[name] = min(number, numbers.get(name, number))
+    return tuple(sorted(numbers, key=lambda name: (numbers[name], name)))
+
+
+def _name(row: Row) -> str | None:
+    return row.name if row.name is not None or row.number is None else str(row.number)
+
+
+def _label(found: Found, classes: tuple[str, ...]) -> tuple[list[Case], list[Rejected]]:
+    """Cases with class numbers: by name where the file gives names, else by number."""
+    cases: list[Case] = []
+    unknown: list[Rejected] = []
+    for case, row in zip(found.cases, found.rows, strict=True):
+        name = _name(row)
+        if name is None:
+            cases.append(case)
+        elif name in classes:
+            cases.append(replace(case, label=classes.index(name)))
+        elif row.name is None and row.number is not None and row.number < len(classes):
+            cases.append(replace(case, label=row.number))
+        else:
+            file = f"{case.site}/{case.name}"
+            unknown.append(reject(file, "unknown-class", got=name, expected=", ".join(classes)))
+    return cases, unknown
+
+
+def _with_splits(cases: Sequence[Case], test_share: float, seed: int) -> list[Case]:
+    """Give cases without a split train or test: a share of each site's patients, drawn by the hash of their names."""
+    units: dict[str, dict[str, None]] = {}
+    unit_of = {id(case): case.patient or case.name for case in cases}
+    for case in cases:
+        if not case.split:
+            units.setdefault(case.site, {})[unit_of[id(case)]] = None
+    test: set[tuple[str, str]] = set()
+    for site, names in units.items():
+        count = max(1, round(test_share * len(names))) if len(names) > 1 else 0
+        drawn = sorted(names, key=lambda name: seed_of(seed, "split", site, name))  # noqa: B023
+        test |= {(site, name) for name in drawn[:count]}
+    return [
+        case if case.split else replace(case, split="test" if (case.site, unit_of[id(case)]) in test else "train")
+        for case in cases
+    ]
+
+
+def _phantoms(settings: DataSettings, seed: int) -> CaseSet:
+    """Phantoms of `data.sites` sites, each with a machine and people of its own."""
+    spec = settings.phantoms
+    classes = settings.classes or phantoms.classes_of(spec.anatomy)
+    cases: list[Case] = []
+    for number in range(1, settings.sites + 1):
+        site = f"site-{number}"
+        drawn = phantoms.draw(
+            spec.anatomy,
+            spec.patients_per_site,
+            size=(settings.size[0], settings.size[1]),
+            seed=seed_of(seed, "phantoms", site),
+            style=phantoms.site_style(seed, site),
+            classes=classes,
+            mask_classes=settings.mask_classes,
+            images_per_patient=spec.images_per_patient,
+        )
+        cases += [replace(case, site=site, split="") for case in drawn]
+    return CaseSet(tuple(_with_splits(cases, settings.test_share, seed)), classes, settings.mask_classes)

@@ -1,0 +1,111 @@
+"""labels.csv of a site: which line speaks of which picture, and what each line lacks."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedmedgen.data.cases import Rejected
+from fedmedgen.data.rejection import Unusable
+from fedmedgen.settings import ColumnSettings
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What labels.csv says of one picture; None where there is no such column."""
+
+    line: int
+    number: int | None = None
+    name: str | None = None
+    patient: str | None = None
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by file name, the lines set aside by file name, and whether the file gives labels at all."""
+
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    rejected: Mapping[str, Rejected] = field(default_factory=dict)
+    labelled: bool = False
+
+
+def read_table(path: Path, columns: ColumnSettings) -> Table:
+    """Every usable line of labels.csv.
+
+    **Raises** `Unusable` if the file as a whole can't be used.
+    """
+    lines = _lines(path)
+    header = [cell.strip() for cell in lines[0][1]]
+    if columns.filename not in header:
+        raise Unusable("table-columns", expected=columns.filename, got=", ".join(header))
+    where = header.index(columns.filename)
+    by_name: dict[str, list[tuple[int, Sequence[str]]]] = {}
+    for line, cells in lines[1:]:
+        name = cells[where].strip() if where < len(cells) else ""
+        by_name.setdefault(name or f"line {line}", []).append((line, cells))
+    rows: dict[str, Row] = {}
+    rejected: dict[str, Rejected] = {}
+    names: dict[int, str] = {}
+    for name, found in by_name.items():
+        try:
+            rows[name] = _row(name, found, header, columns)
+            _agree(rows[name], names)
+        except Unusable as unusable:
+            rows.pop(name, None)
+            rejected[name] = Rejected(name, unusable.kind, str(unusable))
+    return Table(rows, rejected, columns.label in header or columns.label_name in header)
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (UnicodeDecodeError, csv.Error):
+        raise Unusable("table-unreadable") from None
+    if not lines:
+        raise Unusable("table-empty")
+    if any("\0" in cell for _, cells in lines for cell in cells):
+        raise Unusable("table-unreadable")
+    return lines
+
+
+def _row(name: str, found: Sequence[tuple[int, Sequence[str]]], header: Sequence[str], columns: ColumnSettings) -> Row:
+    line, cells = found[0]
+    if len(found) > 1:
+        raise Unusable("duplicate-name", count=len(found), lines=", ".join(str(number) for number, _ in found))
+    if len(cells) != len(header):
+        raise Unusable("row-length", line=line, got=len(cells), expected=len(header))
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise Unusable("row-outside", line=line)
+    said = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+    label, label_name = said.get(columns.label, ""), said.get(columns.label_name, "")
+    labelled = columns.label in said or columns.label_name in said
+    if labelled and not label and not label_name:
+        raise Unusable("missing-label", line=line)
+    split = said.get(columns.split, "")
+    if columns.split in said and split not in SPLITS:
+        raise Unusable("unknown-split", line=line, got=split)
+    return Row(line, _number(label, line), label_name or None, said.get(columns.patient) or None, split)
+
+
+def _number(label: str, line: int) -> int | None:
+    """The label as a number; "1.0", which spreadsheets write, counts as 1."""
+    if not label:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", label):
+        raise Unusable("label-not-a-number", line=line, got=label)
+    return int(label.split(".")[0])
+
+
+def _agree(row: Row, names: dict[int, str]) -> None:
+    """**Raises** `Unusable` if the line gives a known label number another name."""
+    if row.number is None or row.name is None:
+        return
+    expected = names.setdefault(row.number, row.name)
+    if expected != row.name:
+        raise Unusable("label-conflict", line=row.line, label=row.number, got=row.name, expected=expected)

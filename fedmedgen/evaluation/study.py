@@ -1,0 +1,120 @@
+"""The whole evaluation of a study: the synthetic set beside real data, the prior alone and each site alone."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.evaluation import classification, segmentation
+from fedmedgen.evaluation.fidelity import fidelity
+from fedmedgen.evaluation.recipe import skipped
+from fedmedgen.settings import EvaluationSettings
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+Yardstick = Callable[[CaseSet, str, int], dict[str, Any]]
+"""Trains on a set (named for the log) with a number of seeds, and tests."""
+
+
+def evaluate(  # noqa: PLR0913  (five sets of cases and how to measure: nothing here belongs together)
+    synthetic: CaseSet,
+    train_by_site: Mapping[str, CaseSet],
+    test: CaseSet,
+    prior: CaseSet | None,
+    settings: EvaluationSettings,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fidelity, and for classification and segmentation: tstr, trtr, prior, best_site, per_site.
+
+    What can't be measured is ``{"skipped": why}``. The best site is found by one seed on the test cases, which
+    flatters it, never the synthetic set.
+    """
+    say = progress or log.info
+    train = _together(train_by_site, test)
+    alike, why = _prior_like(test, prior, settings.prior_labels)
+    sets = {"synthetic": synthetic, "real": train, "prior": alike or why}
+
+    def classify(cases: CaseSet, name: str, seeds: int) -> dict[str, Any]:
+        say(f"classification, trained on {name}")
+        cut = _at_most(cases, settings.max_cases)
+        return classification.utility(cut, test, seeds=seeds, steps=settings.classifier_steps, base_seed=seed)
+
+    def segment(cases: CaseSet, name: str, seeds: int) -> dict[str, Any]:
+        say(f"segmentation, trained on {name}")
+        cut = _at_most(cases, settings.max_cases)
+        return segmentation.utility(cut, test, seeds=seeds, steps=settings.segmenter_steps, base_seed=seed)
+
+    say("fidelity")
+    near = fidelity(synthetic, train, seed=seed, max_cases=settings.max_cases)
+    if alike is not None and "skipped" not in near:
+        near["prior"] = fidelity(alike, train, seed=seed, max_cases=near["n"])
+    return {
+        "fidelity": near,
+        "classification": _task(sets, train_by_site, classify, "auc", settings.seeds),
+        "segmentation": _task(sets, train_by_site, segment, "dice_mean", settings.seeds),
+    }
+
+
+def _task(
+    sets: Mapping[str, CaseSet | str],
+    train_by_site: Mapping[str, CaseSet],
+    yardstick: Yardstick,
+    by: str,
+    seeds: int,
+) -> dict[str, Any]:
+    """One task's rows; the floor row, real on real, decides whether the task can be measured at all."""
+    rows: dict[str, Any] = {}
+    for row, name in (("trtr", "real"), ("tstr", "synthetic"), ("prior", "prior")):
+        cases = sets[name]
+        found = skipped(cases) if isinstance(cases, str) else yardstick(cases, name, seeds)
+        if row == "trtr" and "skipped" in found:
+            return found
+        rows[row] = found
+    return rows | _sites(train_by_site, yardstick, by, seeds)
+
+
+def _sites(train_by_site: Mapping[str, CaseSet], yardstick: Yardstick, by: str, seeds: int) -> dict[str, Any]:
+    """Each site alone with one seed, and the best of them with all seeds."""
+    if len(train_by_site) < 2:
+        return {"best_site": skipped("there is one site only"), "per_site": {}}
+    alone = {name: yardstick(cases, name, 1) for name, cases in train_by_site.items()}
+    measured = {name: row[by]["mean"] for name, row in alone.items() if row.get(by)}
+    if not measured:
+        return {"best_site": skipped("no single site has enough cases"), "per_site": alone}
+    best = max(measured, key=lambda name: measured[name])
+    row = yardstick(train_by_site[best], f"{best} alone", seeds) if seeds > 1 else alone[best]
+    return {"best_site": row | {"site": best}, "per_site": alone}
+
+
+def _together(train_by_site: Mapping[str, CaseSet], test: CaseSet) -> CaseSet:
+    return test.with_cases([case for name in sorted(train_by_site) for case in train_by_site[name]])
+
+
+def _at_most(cases: CaseSet, count: int) -> CaseSet:
+    """Evenly spaced cases, at most `count`, so that every site and class keeps its share."""
+    if len(cases) <= count:
+        return cases
+    return cases.with_cases([cases.cases[place * len(cases) // count] for place in range(count)])
+
+
+def _prior_like(test: CaseSet, prior: CaseSet | None, stand_ins: tuple[str, ...]) -> tuple[CaseSet | None, str]:
+    """The prior's cases under the study's classes, or why there are none.
+
+    `stand_ins` names for each class of the study the prior's class that stands for it; empty: the same names.
+    """
+    if prior is None or not len(prior):
+        return None, "no prior for this study"
+    if test.mask_classes and prior.mask_classes != test.mask_classes:
+        prior = replace(prior, cases=tuple(replace(case, mask=None) for case in prior))
+    if prior.classes == test.classes:
+        return prior, ""
+    names = stand_ins or test.classes
+    missing = [name for name in names if name not in prior.classes]
+    if missing or len(names) != len(test.classes):
+        return None, f"the prior has no class that stands for {', '.join(missing) or 'each class'}"
+    labels = {prior.classes.index(name): label for label, name in enumerate(names)}
+    cases: list[Case] = [replace(case, label=labels[case.label]) for case in prior if case.label in labels]
+    return replace(prior, cases=tuple(cases), classes=test.classes), ""

@@ -1,0 +1,112 @@
+"""The generator's network: an EDM-preconditioned, class-conditional denoiser around diffusers' `UNet2DModel`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor, nn
+
+from fedmedgen.errors import SettingsError
+from fedmedgen.models import pipeline
+from fedmedgen.settings import GeneratorSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """What a denoiser must know beside its weights; saved with it."""
+
+    classes: tuple[str, ...]
+    mask_classes: tuple[str, ...]  # background first; empty: images alone
+    size: tuple[int, int]
+    unshuffle: int
+    sigma_data: float
+    steps: int
+    guidance: float
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma, label): the clean image (and mask channels) expected from a noisy one."""
+
+    def __init__(self, unet: UNet2DModel, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.unet = unet
+        self.config = config
+
+    @property
+    def num_classes(self) -> int:
+        """Also the label that means "no class"."""
+        return len(self.config.classes)
+
+    @property
+    def num_channels(self) -> int:
+        return 1 + max(0, len(self.config.mask_classes) - 1)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def name_classes(self, classes: Sequence[str], mask_classes: Sequence[str] = ()) -> "Denoiser":
+        """Say what the numbers of labels and masks mean; returns the denoiser.
+
+        **Raises** `SettingsError` if their count is not the network's.
+        """
+        masks = tuple(mask_classes) if self.num_channels > 1 else ()
+        if len(classes) != self.num_classes or len(masks) != len(self.config.mask_classes):
+            raise SettingsError(
+                f"the generator has {self.num_classes} classes and {len(self.config.mask_classes)} mask classes;"
+                f" got the names {list(classes)} and {list(mask_classes)}"
+            )
+        self.config = replace(self.config, classes=tuple(classes), mask_classes=masks)
+        return self
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        """**Shapes** x ``[B, C, H, W]``, sigma ``[B]``, labels ``[B]`` -> ``[B, C, H, W]``."""
+        return pipeline.denoised(self.unet, x, sigma, labels, self.config.sigma_data, self.config.unshuffle)
+
+
+def build_denoiser(
+    generator: GeneratorSettings, *, num_classes: int, num_masks: int, size: tuple[int, int], seed: int
+) -> Denoiser:
+    """A fresh denoiser; `num_masks` counts mask classes less the background (0: images alone).
+
+    **Raises** `SettingsError` if `generator.norm_groups` doesn't divide every level's channels.
+
+    **Guarantee** The weights depend on the seed alone, and torch's global random state is left as it was.
+    """
+    if any(width % generator.norm_groups for width in generator.channels):
+        raise SettingsError(
+            f"generator.norm_groups must divide every number of generator.channels {list(generator.channels)};"
+            f" got {generator.norm_groups}"
+        )
+    channels = (1 + num_masks) * generator.unshuffle**2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DModel(**_unet_arguments(generator), in_channels=channels, out_channels=channels,
+                           num_class_embeds=num_classes + 1)  # fmt: skip
+    config = DenoiserConfig(
+        classes=tuple(f"class-{label}" for label in range(num_classes)),
+        mask_classes=("background", *(f"mask-{value + 1}" for value in range(num_masks))) if num_masks else (),
+        size=(size[0], size[1]),
+        unshuffle=generator.unshuffle,
+        sigma_data=generator.sigma_data,
+        steps=generator.sampler_steps,
+        guidance=generator.guidance,
+    )
+    return Denoiser(unet, config)
+
+
+def _unet_arguments(generator: GeneratorSettings) -> dict[str, Any]:
+    down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in generator.attention)
+    up = tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(generator.attention))
+    return {
+        "down_block_types": down,
+        "up_block_types": up,
+        "block_out_channels": tuple(generator.channels),
+        "layers_per_block": generator.layers_per_block,
+        "norm_num_groups": generator.norm_groups,
+        "attention_head_dim": math.gcd(32, *generator.channels),
+        "add_attention": any(generator.attention),
+    }

@@ -1,0 +1,163 @@
+"""Generators and segmenters on disk: diffusers' layout, safetensors, their own pipeline and a model card."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusers import UNet2DModel
+
+from fedmedgen.errors import RunError
+from fedmedgen.models import pipeline
+from fedmedgen.models.denoiser import Denoiser, DenoiserConfig
+from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
+
+GENERATOR_USE = """```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("PATH/TO/THIS/FOLDER", trust_remote_code=True)
+drawn = pipe(label={label!r}, num_images=4, seed=0)
+drawn.images[0].save("radiograph.png")  # drawn.masks: numpy [4, H, W] or None
+```"""
+SEGMENTER_USE = """```python
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+pipe = DiffusionPipeline.from_pretrained("PATH/TO/THIS/FOLDER", trust_remote_code=True)
+masks = pipe([Image.open("radiograph.png")])  # numpy [1, H, W], values as mask classes in model_index.json
+```"""
+CARD = """---
+library_name: diffusers
+pipeline_tag: {tag}
+license: other
+tags:
+- radiography
+- synthetic-data
+- federated-learning
+- differential-privacy
+---
+# {title}
+
+{summary}
+
+## Use
+
+{use}
+
+`trust_remote_code` lets diffusers run the `pipeline.py` of this folder: the preconditioning and the sampler.
+
+## How it was made
+
+{facts}
+
+## Intended use and limits
+
+For research on data sharing, augmentation and method development. Not a medical device: nothing it draws is evidence
+about any patient, and nothing it marks may guide care without a clinician's own reading. It knows only the anatomy,
+classes, views and pixel size of its training, copies the biases of the sites' data, draws rare findings worst, and can
+draw impossible anatomy. Where epsilon is given, it bounds what the weights say about one privacy unit of one site;
+where it says none, the weights may reveal training images.
+"""
+
+
+def save_generator(denoiser: Denoiser, folder: Path, *, card: Mapping[str, object]) -> None:
+    """Write the generator with `pipeline.py`, so that `DiffusionPipeline.from_pretrained` alone can sample from it.
+
+    `card` gives the model card's facts, name to value: at least epsilon and the data.
+    """
+    config = denoiser.config
+    settings = {name: getattr(config, name) for name in ("unshuffle", "sigma_data", "steps", "guidance")}
+    pipe = pipeline.RadiographPipeline(denoiser.unet, config.classes, config.mask_classes, config.size, settings)
+    what = "radiographs with masks" if config.mask_classes else "radiographs"
+    classes = ", ".join(config.classes) or "no named classes"
+    summary = f"A diffusion model that draws {what}, conditioned on the class: {classes}."
+    use = GENERATOR_USE.format(label=config.classes[0] if config.classes else None)
+    _save(pipe, folder, _card("Radiograph generator", "unconditional-image-generation", summary, use, card))
+
+
+def load_generator(folder: Path) -> Denoiser:
+    """The generator saved in `folder`.
+
+    **Raises** `RunError` if something is missing or not whole.
+    """
+    unet, index = _load(folder, "RadiographPipeline")
+    kept = index["settings"]
+    config = DenoiserConfig(
+        classes=tuple(index["classes"]),
+        mask_classes=tuple(index["mask_classes"]),
+        size=(index["size"][0], index["size"][1]),
+        unshuffle=kept["unshuffle"],
+        sigma_data=kept["sigma_data"],
+        steps=kept["steps"],
+        guidance=kept["guidance"],
+    )
+    return Denoiser(unet, config)
+
+
+def save_segmenter(segmenter: Segmenter, folder: Path, *, card: Mapping[str, object]) -> None:
+    """Write the segmenter as a pipeline from images to masks; `card` as for a generator."""
+    config = segmenter.config
+    settings = {name: getattr(config, name) for name in ("unshuffle", "sigma_data", "noise_level")}
+    pipe = pipeline.SegmenterPipeline(segmenter.unet, config.mask_classes, config.size, settings)
+    summary = f"Marks {', '.join(config.mask_classes[1:])} on radiographs: a diffusion model's network with a new head."
+    _save(pipe, folder, _card("Radiograph segmenter", "image-segmentation", summary, SEGMENTER_USE, card))
+
+
+def load_segmenter(folder: Path) -> Segmenter:
+    """The segmenter saved in `folder`.
+
+    **Raises** `RunError` if something is missing or not whole.
+    """
+    unet, index = _load(folder, "SegmenterPipeline")
+    kept = index["settings"]
+    config = SegmenterConfig(
+        mask_classes=tuple(index["mask_classes"]),
+        size=(index["size"][0], index["size"][1]),
+        unshuffle=kept["unshuffle"],
+        sigma_data=kept["sigma_data"],
+        noise_level=kept["noise_level"],
+    )
+    return Segmenter(unet, config)
+
+
+def _save(pipe: Any, folder: Path, card: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    shutil.copyfile(str(pipeline.__file__), folder / "pipeline.py")
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    # diffusers looks for the class in the folder's own pipeline.py only if the index says so
+    index["_class_name"] = ["pipeline", type(pipe).__name__]
+    index.pop("_name_or_path", None)
+    path.write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "README.md").write_text(card)
+
+
+def _load(folder: Path, kind: str) -> tuple[UNet2DModel, dict[str, Any]]:
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+        unet.register_to_config(_name_or_path="")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(
+            f"no whole saved model in {folder.name}/ ({error}); point to the folder that a run wrote"
+        ) from error
+    if index.get("_class_name", ["", ""])[-1] != kind:
+        raise RunError(f"{folder.name}/ must hold a {kind}; got {index.get('_class_name')}: point to the other folder")
+    return unet, index
+
+
+def _card(title: str, tag: str, summary: str, use: str, facts: Mapping[str, object]) -> str:
+    lines = [f"- {name.replace('_', ' ')}: {_words(value)}" for name, value in facts.items()]
+    return CARD.format(title=title, tag=tag, summary=summary, use=use, facts="\n".join(lines) or "Not recorded.")
+
+
+def _words(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {_words(item)}" for name, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_words, value))
+    return str(value)

@@ -1,0 +1,248 @@
+"""A site's record of everything it has promised to spend, written and synced before anything is computed.
+
+Standard library only, so that a site can read what guards its budget.
+"""
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fedmedgen.errors import BudgetError, LedgerError
+from fedmedgen.privacy.chain import (
+    Chain,
+    Head,
+    broken,
+    check_head,
+    digest_of,
+    mending_event,
+    read_chain,
+    read_head,
+    sealed_line,
+    sync_folder,
+    write_head,
+)
+from fedmedgen.privacy.spending import Limit, Spending, replay, torn_cost
+
+__all__ = ["Ledger", "Limit", "head_beside", "load_key", "load_or_create_key", "spending_in"]
+
+logger = logging.getLogger(__name__)
+
+ROUNDING = 1e-9  # relative: sums of decimal epsilons don't fail by their last bit
+
+
+def head_beside(path: Path) -> Path:
+    """Where the head of a ledger is kept unless the policy says otherwise."""
+    return path.with_suffix(".head")
+
+
+def load_or_create_key(path: Path) -> bytes:
+    """The site's ledger key, made from the operating system's entropy the first time.
+
+    **Raises** `LedgerError` if others can read the file, or it isn't 64 hexadecimal digits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+        fresh.unlink()
+        sync_folder(path.parent)
+    return load_key(path)
+
+
+def load_key(path: Path) -> bytes:
+    """The key in `path`.
+
+    **Raises** `LedgerError` if others can read the file, or it isn't 64 hexadecimal digits.
+    """
+    mode = path.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise LedgerError(f"the ledger key must be readable by its owner only; its mode is {mode:o}: chmod 600 it")
+    text = path.read_text().strip()
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise LedgerError(f"the ledger key must be 64 hexadecimal digits; got {len(text)} characters: not a key file")
+    return key
+
+
+def spending_in(path: Path, *, key: bytes | None, head_path: Path | None) -> Spending:
+    """What a ledger file says was spent, read without changing it; None leaves the MACs or the head unchecked.
+
+    **Raises** `LedgerError` if the record isn't whole.
+    """
+    data = b""
+    pinned = None
+    if path.exists():
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            data, pinned = file.read(), read_head(head_path, key) if head_path else None
+    elif head_path:
+        pinned = read_head(head_path, key)
+    chain = read_chain(data, key)
+    if head_path:
+        check_head(chain, pinned)
+    elif b"\n" in chain.torn:
+        raise broken(chain.last_line)
+    spending = replay(chain.events)
+    spending.add_torn(torn_cost(chain.torn) if chain.torn else None)
+    return spending
+
+
+class Ledger:
+    """The append-only chain of one site.
+
+    **Guarantee** Each change is one lock over read, check, append and fsync, so of two processes that want the last of
+    the budget exactly one gets it; what was reserved stays spent whatever happens afterwards.
+    """
+
+    def __init__(self, path: Path, *, key: bytes, head_path: Path) -> None:
+        self._path, self._key, self._head_path = path, key, head_path
+
+    def open_plan(
+        self, run: str, digest: str, mapping: Mapping[str, Any], *, epsilon: float, delta: float, limit: Limit
+    ) -> None:
+        """Count a plan in full against the site's lifetime limit; free if this run has this plan open already.
+
+        **Raises** `BudgetError` if all plans together would exceed the limit; `LedgerError` if the digest isn't the
+        mapping's or a number isn't one.
+        """
+        if digest != digest_of(mapping):
+            raise LedgerError("the plan's digest isn't that of its mapping: pass Plan.digest with Plan.to_mapping()")
+        for name, value in {"epsilon": epsilon, "delta": delta, **vars(limit)}.items():
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+                raise LedgerError(f"{name} must be a finite number of at least 0; got {value!r}")
+        with self._locked() as writer:
+            if writer.spending.has_plan(run, digest):
+                return
+            writer.spending.refuse_if_closed()
+            _check_limit(writer.spending, epsilon=epsilon, delta=delta, limit=limit)
+            event = {"event": "open", "epsilon": epsilon, "delta": delta, "run": run, "plan": digest}
+            writer.append({**event, "mapping": mapping, "limit": vars(limit)})
+
+    def reserve(self, run: str, plan_digest: str, stage: str, steps: int, request: str) -> None:
+        """Spend steps of an open plan on a request, before anything is computed.
+
+        **Raises** `BudgetError` if the plan isn't open or the stage hasn't that many steps left.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise LedgerError(f"steps must be a whole number of at least 1; got {steps!r}")
+        with self._locked() as writer:
+            writer.spending.refuse_if_closed()
+            left = writer.spending.steps_left(run, plan_digest, stage)
+            if steps > left:
+                raise BudgetError(f"stage {stage!r} of run {run!r} has {left} steps left in its plan; {steps} wanted")
+            event = {"event": "reserve", "steps": steps, "run": run, "plan": plan_digest, "stage": stage}
+            writer.append({**event, "request": request})
+
+    def complete(self, request: str, reply_hash: str) -> None:
+        """Note that the reply to a reserved request is stored and may be sent again, free.
+
+        **Raises** `LedgerError` if nothing is reserved for the request.
+        """
+        with self._locked() as writer:
+            state = writer.spending.requests.get(request, "unknown")
+            if state != "reserved":
+                raise LedgerError(f"only a reserved request can be completed; this one is {state}: reserve it first")
+            writer.append({"event": "complete", "request": request, "reply": reply_hash})
+
+    def find(self, request: str) -> Literal["unknown", "reserved", "complete"]:
+        """Whether a request is new, spent without a stored reply, or answered."""
+        return self.spent().requests.get(request, "unknown")
+
+    def steps_reserved(self, run: str, digest: str) -> dict[str, int]:
+        """Steps spent of each stage of a plan; empty if this run hasn't opened it."""
+        plan = self.spent().plans.get((run, digest))
+        return dict(plan.reserved) if plan else {}
+
+    def spent(self) -> Spending:
+        """Everything spent so far, a torn last line's cost included."""
+        return spending_in(self._path, key=self._key, head_path=self._head_path)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator["_Writer"]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            pinned = read_head(self._head_path, self._key)
+            chain = read_chain(_whole(handle), self._key)
+            check_head(chain, pinned)
+            writer = _Writer(handle, self._head_path, self._key, chain)
+            writer.mend(pinned)
+            yield writer
+        finally:
+            os.close(handle)
+
+
+class _Writer:
+    """The chain while its lock is held."""
+
+    def __init__(self, handle: int, head_path: Path, key: bytes, chain: Chain) -> None:
+        self._handle, self._head_path, self._key = handle, head_path, key
+        self._head: Head = chain.head
+        self._chain = chain
+        self.spending = replay(chain.events)
+
+    def mend(self, pinned: Head | None) -> None:
+        """Bring head and last line in order after a crash."""
+        if self._chain.lacks_newline:
+            _write(self._handle, b"\n")
+        if self._head.count and pinned != self._head:
+            write_head(self._head_path, self._head, self._key)
+        if self._chain.torn:
+            cost = torn_cost(self._chain.torn)
+            logger.warning("the ledger's last line was torn by a crash; it is counted as %s", dict(cost))
+            self.append(mending_event(self._chain.torn, cost), before=b"\n")
+            self.spending.add_torn(cost)
+
+    def append(self, event: Mapping[str, Any], before: bytes = b"") -> None:
+        """Write and sync one event, then the head."""
+        line, head = sealed_line({**event, "at": int(time.time())}, self._head, self._key)
+        _write(self._handle, before + line)
+        write_head(self._head_path, head, self._key)
+        self._head = head
+
+
+def _check_limit(spending: Spending, *, epsilon: float, delta: float, limit: Limit) -> None:
+    for name, wanted, spent, most in (
+        ("epsilon", epsilon, spending.epsilon, limit.epsilon),
+        ("delta", delta, spending.delta, limit.delta),
+    ):
+        if spent + wanted > most * (1 + ROUNDING):
+            raise BudgetError(
+                f"the plan wants {name} {wanted:.6g}, but {spent:.6g} of this site's {most:.6g} is spent: "
+                f"{max(0.0, most - spent):.6g} is left; plan a smaller {name}, or have the policy's limit raised"
+            )
+
+
+def _whole(handle: int) -> bytes:
+    os.lseek(handle, 0, os.SEEK_SET)
+    pieces = []
+    while piece := os.read(handle, 1 << 20):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _write(handle: int, data: bytes) -> None:
+    """Append and sync, or raise `LedgerError`: then nothing may be computed."""
+    try:
+        while data:
+            data = data[os.write(handle, data) :]
+        os.fsync(handle)
+    except OSError as fault:
+        raise LedgerError(f"the ledger could not be written ({fault.strerror}): nothing was reserved") from fault

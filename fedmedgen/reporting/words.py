@@ -1,0 +1,116 @@
+"""What each number means, in plain sentences for a reader who has never heard of epsilon."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedmedgen.privacy.accountant import risk_words
+from fedmedgen.reporting.record import Record
+from fedmedgen.reporting.tables import measured, number
+
+FINISHED = ("done", "finished", "complete", "completed", "ok")
+SAME = 0.01  # differences below this mean nothing
+
+MEANINGS = {
+    "epsilon": "Epsilon bounds how much any one patient can change what a site sends, and so what anybody can learn "
+    "about her from it. At 0 nothing can be learned; 1 is strong; 10 is weak, but still a proven bound. Delta is the "
+    "small chance that the bound fails.",
+    "auc": "AUC is the chance that the classifier ranks a random image of a class above a random other one: 0.5 is a "
+    "coin, 1 is perfect. With more than two classes it is the mean of each class against the rest.",
+    "tstr": "TSTR (train on synthetic, test on real) asks what the synthetic set can teach. TRTR trains the same "
+    "network on the real cases of all sites: the most one could hope for.",
+    "prior": "The prior alone is what the same network learns from drawn phantoms, that is from no patient at all. A "
+    "synthetic set that doesn't beat it has learned nothing useful from the sites.",
+    "best_site": "The best single site is the real data of one site alone: a synthetic set above it is worth sharing "
+    "even for that site. It is picked on the test cases, which flatters the site, not the synthetic set.",
+    "recall": "Recall is the share of the real cases of a class that are found. For a rare class it shows whether the "
+    "synthetic set has kept it.",
+    "dice": "Dice is the overlap of the predicted and the true mask: 0 is none, 1 is perfect. HD95 is how far apart "
+    "the outlines are, in pixels, leaving out the worst 5 %.",
+    "fd": "FD and KID measure how far the synthetic images are from real ones as a public image network sees them "
+    "(EfficientNet-Lite0, so these are not FID values). Smaller is nearer. The floor is what two halves of the real "
+    "patients score against each other with as many images: nothing can be expected to do better.",
+    "coverage": "Precision is the share of synthetic images that look like some real one; recall is the share of real "
+    "images that look like some synthetic one; coverage is the share of real images that have a synthetic one nearby.",
+    "loss": "The loss is the error of the network on the site's own images while it learns.",
+}
+
+
+def private(record: Record) -> bool:
+    """Whether the run made a privacy claim."""
+    privacy = record.part("privacy")
+    return record.settings.private and privacy.get("mode") != "none" and privacy.get("epsilon") is not None
+
+
+def claim(record: Record) -> list[tuple[str, str]]:
+    """The privacy claim as pairs of what and its words."""
+    if not private(record):
+        return [
+            ("Privacy", "No privacy. The sites sent plain updates, which may reveal patients. There is no epsilon."),
+            ("Use", "For comparison, on public data only. Never release this generator or this synthetic set."),
+        ]
+    privacy = record.part("privacy")
+    unit, delta = str(privacy.get("unit", "patient")), float(privacy.get("delta", record.settings.privacy.delta))
+    epsilon = float(privacy["epsilon"])
+    return [
+        ("Promise", f"All that a site sends in this run is ({number(epsilon)}, {delta:g})-differentially private."),
+        ("In words", _sentence(risk_words(epsilon, delta))),
+        ("Unit", _unit_words(unit)),
+        ("Neighbours", f"Add/remove one {unit}: the bound compares the site's data with and without that {unit}."),
+        ("Delta", f"{delta:g}, the chance that the bound doesn't hold."),
+        *_mechanism(privacy, unit),
+        ("Trusted", "A site trusts itself alone. The server and all other sites may work together against it."),
+        ("Several sites", f"For a {unit} that several sites hold, their epsilons add up."),
+        ("Not covered", "How long a site computes and how much memory it takes; settings that somebody chose by "
+         "looking at the same patients."),
+    ]  # fmt: skip
+
+
+def _mechanism(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
+    rate, clip, noise = (_values(privacy.get(name)) for name in ("sample_rate", "clip_norm", "noise_multiplier"))
+    accountant = str(privacy.get("accountant") or "PLD (privacy loss distributions)")
+    return [
+        ("Sampling", f"Poisson: in each step each {unit} takes part with probability {rate}, by a coin of its own."),
+        ("Noise", f"Each {unit}'s gradient is clipped to length {clip}; Gaussian noise of {noise} times that length is "
+         "added at the site to their sum."),
+        ("Accountant", f"{accountant}, composed over all stages of the run."),
+    ]  # fmt: skip
+
+
+def verdict(record: Record) -> str:
+    """One or two sentences: did it work, and how well."""
+    if record.result.get("status") not in FINISHED:
+        return f"The run ended early: {record.result.get('reason') or 'no reason was recorded'}."
+    parts = [task_verdict(record.metrics.get(task) or {}, task) for task in ("classification", "segmentation")]
+    said = " ".join(part for part in parts if part)
+    return said or "The run is complete; what the synthetic set is worth was not measured."
+
+
+def task_verdict(task: Mapping[str, Any], name: str) -> str:
+    """What the synthetic set is worth for one task, beside real data and the prior."""
+    key, unit = ("auc", "AUC") if name == "classification" else ("dice_mean", "Dice")
+    mine, real, prior = ((measured(task, row) or {}).get(key) for row in ("tstr", "trtr", "prior"))
+    if not mine or not real:
+        return ""
+    text = f"{name.capitalize()} learned from the synthetic set alone reaches {unit} {mine['mean']:.3f} on real cases"
+    text += f"; learned from the real data of all sites it reaches {real['mean']:.3f}"
+    if unit == "AUC" and mine["mean"] - 2 * mine["sd"] <= 0.5 + 5 * SAME:
+        return f"{text}. That is hardly better than tossing a coin (0.5): this set does not carry the classes."
+    if prior and mine["mean"] <= prior["mean"] + SAME:
+        return f"{text}, and from phantoms alone {prior['mean']:.3f}: the sites' data added nothing that this test sees."
+    return f"{text}, and from phantoms alone {prior['mean']:.3f}." if prior else f"{text}."
+
+
+def _unit_words(unit: str) -> str:
+    if unit == "patient":
+        return "A patient: all images of one person at one site are protected together."
+    return "An image: patient ids were missing, so a person with several images is protected less than the number says."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _values(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{number(item)} ({name})" for name, item in value.items())
+    return number(value)

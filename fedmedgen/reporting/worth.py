@@ -1,0 +1,100 @@
+"""The report's section on worth: what the synthetic set teaches, and how near it is to real images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedmedgen.reporting import figures, tables, words
+from fedmedgen.reporting.record import Record
+from fedmedgen.reporting.tables import NONE, measured, number, spread
+
+ROW_NAMES = ["Real, all sites", "Best site", "Synthetic", "Prior alone"]
+
+
+def classification(record: Record) -> dict[str, Any]:
+    """AUC, accuracy and recall of each class."""
+    task = record.metrics.get("classification") or {}
+    found = _task(task, ("auc", "accuracy"), "classification")
+    if found.get("skipped"):
+        return found
+    found |= {
+        "head": ["Trained on", "AUC", "Accuracy", "Cases"],
+        "plot": figures.dots(
+            "AUC", "AUC on held-out real cases (no unit)", tables.utility_dots(task, "auc"), level=("coin", 0.5)
+        ),
+        "plot_words": "Area under the ROC curve on held-out real cases; the bar is one sd over seeds, the dashed line is a coin.",
+        "class_rows": tables.class_rows(task, "recall"),
+        "class_head": ["Recall of", *ROW_NAMES],
+        "meanings": ["auc", "tstr", "prior", "best_site", "recall"],
+    }
+    return found | _sites_alone(task, "auc", "AUC")
+
+
+def segmentation(record: Record) -> dict[str, Any]:
+    """Dice and HD95."""
+    task = record.metrics.get("segmentation") or {}
+    found = _task(task, ("dice_mean", "hd95"), "segmentation")
+    if found.get("skipped"):
+        return found
+    federated = measured(record.metrics, "segmenter")
+    if federated:
+        value, far = federated.get("dice_mean"), federated.get("hd95")
+        found["rows"].append(["Federated segmenter of this run", _plain(value), _plain(far, 2), NONE])
+    found |= {
+        "head": ["Trained on", "Dice", "HD95 (pixels)", "Cases"],
+        "plot": figures.dots("Dice", "Dice on held-out real cases (no unit)", tables.utility_dots(task, "dice_mean")),
+        "plot_words": "Overlap with the true masks on held-out real cases, mean over mask classes; the bar is one sd over seeds.",
+        "class_rows": tables.class_rows(task, "dice"),
+        "class_head": ["Dice of", *ROW_NAMES],
+        "meanings": ["dice", "tstr", "prior", "best_site"],
+    }
+    return found | _sites_alone(task, "dice_mean", "Dice")
+
+
+def _plain(value: Any, decimals: int = 3) -> str:
+    return spread(value, decimals) if isinstance(value, Mapping) else NONE if value is None else f"{value:.{decimals}f}"
+
+
+def _task(task: Mapping[str, Any], names: tuple[str, str], name: str) -> dict[str, Any]:
+    title = name.capitalize()
+    if not task or "skipped" in task or not measured(task, "trtr"):
+        return {"title": title, "skipped": str(task.get("skipped", "no real cases were at hand"))}
+    reading = words.task_verdict(task, name) or "The synthetic set could not be measured; the table says why."
+    return {
+        "title": title,
+        "skipped": "",
+        "reading": reading,
+        "rows": tables.utility_rows(task, names),
+        "class_plot": None,
+    }
+
+
+def _sites_alone(task: Mapping[str, Any], key: str, title: str) -> dict[str, Any]:
+    alone = task.get("per_site") or {}
+    rows = [
+        [name, number((row.get(key) or {}).get("mean")), number(row.get("n_train"))]
+        if "skipped" not in row
+        else [name, NONE, row["skipped"]]
+        for name, row in alone.items()
+    ]
+    return {"site_head": ["Site (one seed)", title, "Cases"], "site_rows": rows}
+
+
+def fidelity(record: Record) -> dict[str, Any]:
+    """FD, KID and the areas, with the floor under them."""
+    near = record.metrics.get("fidelity") or {}
+    if "fd" not in near:
+        return {"skipped": str(near.get("skipped", "no real cases were at hand"))}
+    names = ("fd", "kid", "precision", "recall", "coverage")
+    rows = [
+        ("Real against real (floor)", near.get("floor")),
+        ("Synthetic set", near),
+        ("Prior alone", near.get("prior")),
+    ]
+    ratio = near["fd"] / near["floor"]["fd"] if near["floor"]["fd"] > 0 else float("inf")
+    return {
+        "skipped": "",
+        "reading": f"FD is {number(near['fd'])}, {ratio:.1f} times the floor of {number(near['floor']['fd'])}, "
+        f"with {near['n']} images on each side.",
+        "head": ["Images", "FD", "KID", "Precision", "Recall", "Coverage"],
+        "rows": [[title, *[number((row or {}).get(name)) for name in names]] for title, row in rows],
+    }

@@ -1,0 +1,114 @@
+"""Fitting a model to rows: ordinary steps, and steps that release nothing but noised sums."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedmedgen.training.rows import DrawRows, Rows, to_device
+
+if TYPE_CHECKING:
+    from fedmedgen.privacy.mechanism import StagePlan
+    from fedmedgen.privacy.per_patient import Engine
+    from fedmedgen.privacy.randomness import Stream
+
+BETAS = (0.9, 0.99)
+WARMUP_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A stretch of steps within a longer training, and the learning rate along it.
+
+    The rate falls over all `total_steps`; every stretch starts with a short warm-up, since Adam starts afresh.
+    """
+
+    learning_rate: float
+    first_step: int
+    steps: int
+    total_steps: int
+    decay: Literal["constant", "cosine"] = "cosine"
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step 0, 1, … of this stretch."""
+        ahead = min(1.0, (step + 1) / min(WARMUP_STEPS, max(1, self.steps // 4)))
+        done = (self.first_step + step) / self.total_steps
+        fall = (1 + math.cos(math.pi * min(done, 1.0))) / 2 if self.decay == "cosine" else 1.0
+        return self.learning_rate * ahead * fall
+
+
+def fit_ordinary(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Rows], Tensor],
+    draw_rows: DrawRows,
+    *,
+    schedule: Schedule,
+    generator: torch.Generator,
+    proximal: tuple[float, Sequence[Tensor]] | None = None,
+) -> float:
+    """Adam with fresh state; the mean loss over the steps.
+
+    `proximal` = (mu, reference weights in the order of the trainable parameters) adds mu / 2 of the squared distance.
+
+    **Source** Li et al. 2020 (FedProx) for the proximal term.
+    """
+    weights = [value for value in model.parameters() if value.requires_grad]
+    optimiser, device, total = _adam(weights), weights[0].device, 0.0
+    model.train()
+    for step in range(schedule.steps):
+        _set_rate(optimiser, schedule.rate(step))
+        optimiser.zero_grad()
+        mean = loss(model, to_device(draw_rows(generator), device)).mean()
+        torch.autograd.backward(mean)
+        if proximal is not None:
+            _pull(weights, *proximal)
+        optimiser.step()
+        total += float(mean.detach())
+    return total / max(1, schedule.steps)
+
+
+def fit_private(
+    model: nn.Module,
+    engine: "Engine",
+    stage: "StagePlan",
+    patients: Sequence[DrawRows],
+    *,
+    schedule: Schedule,
+    stream: "Stream",
+) -> None:
+    """DP-SGD by patient: each of `patients` draws that patient's rows; Adam takes the released gradients.
+
+    **Guarantee** The data reach the weights only through `schedule.steps` calls of `stage.release`, and nothing else
+    computed from them is returned or logged.
+    """
+    weights = [value for value in model.parameters() if value.requires_grad]
+    optimiser = _adam(weights)
+    generator = stream.torch_generator()
+    model.train()
+    for step in range(schedule.steps):
+        _set_rate(optimiser, schedule.rate(step))
+        chosen = stage.draw(stream, len(patients))
+        rows = [to_device(patients[index](generator), weights[0].device) for index in chosen]
+        released = stage.release(engine.clipped_sum(rows, stage.clip_norm), stream)
+        for weight, gradient in zip(weights, released, strict=True):
+            weight.grad = gradient.to(weight)
+        optimiser.step()
+
+
+def _adam(weights: list[nn.Parameter]) -> torch.optim.Adam:
+    return torch.optim.Adam(weights, lr=0.0, betas=BETAS, fused=True)
+
+
+def _set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _pull(weights: Sequence[nn.Parameter], strength: float, reference: Sequence[Tensor]) -> None:
+    """Add the proximal term's gradient."""
+    for weight, anchor in zip(weights, reference, strict=True):
+        if weight.grad is not None:
+            weight.grad.add_(weight.detach() - anchor.to(weight), alpha=strength)

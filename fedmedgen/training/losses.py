@@ -1,0 +1,40 @@
+"""Losses by row ``[B]``, deterministic in the rows, without statistics across a batch."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedmedgen.models.denoiser import Denoiser
+
+Rows = dict[str, Tensor]
+
+
+def diffusion_loss(model: nn.Module, rows: Rows) -> Tensor:
+    """Weighted squared error of the denoised image, mean over channels and pixels.
+
+    **Source** Karras et al. 2022, equation 8 with lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2.
+    """
+    x, sigma = rows["x"], rows["sigma"]
+    clean = model(x + sigma[:, None, None, None] * rows["noise"], sigma, rows["label"])
+    sigma_data = _sigma_data(model)
+    level = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    loss: Tensor = level * (rows["weight"] * (clean - x) ** 2).mean(dim=(1, 2, 3))
+    return loss
+
+
+def segmentation_loss(model: nn.Module, rows: Rows) -> Tensor:
+    """Cross-entropy plus one minus the soft Dice of the foreground classes, each by case."""
+    logits, mask = model(rows["image"]), rows["mask"]
+    entropy: Tensor = F.cross_entropy(logits, mask, reduction="none").mean(dim=(1, 2))
+    share = logits.softmax(dim=1)[:, 1:]
+    truth = F.one_hot(mask, logits.shape[1]).movedim(-1, 1)[:, 1:].to(share)
+    overlap = (share * truth).sum(dim=(2, 3))
+    dice = (2 * overlap + 1) / (share.sum(dim=(2, 3)) + truth.sum(dim=(2, 3)) + 1)
+    loss: Tensor = entropy + 1 - dice.mean(dim=1)
+    return loss
+
+
+def _sigma_data(model: nn.Module) -> float:
+    inner = getattr(model, "_module", model)
+    if not isinstance(inner, Denoiser):
+        raise TypeError(f"the diffusion loss needs a Denoiser; got {type(inner).__name__}")
+    return inner.config.sigma_data

@@ -1,0 +1,99 @@
+"""Cases as the rows a network trains on; all randomness of a loss (noise levels, noise, dropped labels) is in the rows.
+
+Every random choice is drawn on the CPU, so that rows don't depend on the device.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedmedgen.data.cases import Case, FloatArray, MaskArray
+from fedmedgen.models import pipeline
+from fedmedgen.settings import GeneratorSettings
+
+Rows = dict[str, Tensor]
+DrawRows = Callable[[torch.Generator], Rows]
+
+
+def encode(cases: Sequence[Case], mask_classes: Sequence[str] = ()) -> Tensor:
+    """Images, and one channel for each mask class but the background (-1 absent, 1 present, 0 where no mask is known).
+
+    **Shapes** -> ``[B, C, H, W]``
+    """
+    images = torch.from_numpy(np.stack([case.image for case in cases]))
+    if not mask_classes:
+        return images
+    unknown = np.zeros(cases[0].image.shape[1:], np.uint8)
+    masks = torch.from_numpy(np.stack([unknown if case.mask is None else case.mask for case in cases]))
+    values = torch.arange(1, len(mask_classes), dtype=torch.uint8)[:, None, None]
+    channels = (masks[:, None] == values).float() * 2 - 1
+    return torch.cat([images, channels * _has_mask(cases)[:, None, None, None]], dim=1)
+
+
+def decode(x: Tensor, mask_classes: Sequence[str] = ()) -> tuple[FloatArray, MaskArray | None]:
+    """Images ``[B, 1, H, W]`` in steps of 1/255 of the range, and masks ``[B, H, W]`` if there are mask classes."""
+    grey, masks = pipeline.to_pixels(x)
+    images = (grey[:, None].astype(np.float32) / np.float32(127.5)) - 1
+    return images, masks if mask_classes else None
+
+
+def choose(cases: Sequence[Case], count: int, generator: torch.Generator) -> list[Case]:
+    """At most `count` of the cases, drawn without replacement."""
+    if len(cases) <= count:
+        return list(cases)
+    return [cases[index] for index in torch.randperm(len(cases), generator=generator)[:count].tolist()]
+
+
+def diffusion_rows(
+    cases: Sequence[Case],
+    draws: int,
+    generator: torch.Generator,
+    settings: GeneratorSettings,
+    num_classes: int,
+    mask_classes: Sequence[str] = (),
+) -> Rows:
+    """`draws` noisy versions of each case: x, weight ``[R, C, 1, 1]``, label, sigma, noise with R = cases x draws.
+
+    A case without a label, and a share `label_dropout` of the rows, has the label `num_classes` (no class); a case
+    without a mask weighs nothing in the mask channels.
+    """
+    masks = mask_classes if settings.with_masks else ()
+    x = encode(cases, masks).repeat_interleave(draws, dim=0)
+    if settings.flip:
+        mirrored = torch.rand(len(x), generator=generator) < 0.5
+        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    labels = torch.tensor([num_classes if case.label is None else case.label for case in cases])
+    dropped = torch.rand(len(x), generator=generator) < settings.label_dropout
+    levels = settings.noise_mean + settings.noise_std * torch.randn(len(x), generator=generator)
+    weight = torch.ones(len(x), x.shape[1], 1, 1)
+    weight[:, 1:] = _has_mask(cases).repeat_interleave(draws)[:, None, None, None]
+    return {
+        "x": x,
+        "weight": weight,
+        "label": labels.repeat_interleave(draws).masked_fill(dropped, num_classes),
+        "sigma": levels.exp(),
+        "noise": torch.randn(x.shape, generator=generator),
+    }
+
+
+def segmentation_rows(cases: Sequence[Case], generator: torch.Generator) -> Rows:
+    """Image ``[B, 1, H, W]`` and mask ``[B, H, W]`` (long) of every case that has a mask.
+
+    Contrast and brightness vary by up to a tenth, as they do between sites.
+    """
+    known = [case for case in cases if case.mask is not None]
+    image = encode(known)
+    gain, shift = (0.2 * torch.rand(2, len(known), 1, 1, 1, generator=generator) - 0.1).unbind()
+    masks = np.stack([case.mask for case in known if case.mask is not None])
+    return {"image": (image * (1 + gain) + shift).clamp(-1, 1), "mask": torch.from_numpy(masks).long()}
+
+
+def to_device(rows: Rows, device: torch.device) -> Rows:
+    """The same rows on another device."""
+    return {name: value.to(device) for name, value in rows.items()}
+
+
+def _has_mask(cases: Sequence[Case]) -> Tensor:
+    return torch.tensor([float(case.mask is not None) for case in cases])

@@ -1,0 +1,37 @@
+"""The ServerApp: compose the study, run its stages, leave a run folder whatever happens."""
+
+import logging
+import shlex
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedmedgen.composition import compose
+from server.run_store import RunStore
+from server.stages import run_study
+
+logger = logging.getLogger(__name__)
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the study that `overrides` in the run config composes in the folder `out`, or go on with the one there."""
+    store = open_store(context.run_config)
+    torch.set_num_threads(store.settings.runtime.server_threads)
+    run_study(grid, store)
+
+
+def open_store(run_config: dict[str, bool | float | int | str]) -> RunStore:
+    """The run folder that a run config names: a new one, or with `resume` the one that stands there."""
+    out = str(run_config.get("out", ""))
+    if run_config.get("resume"):
+        return RunStore.reopen(Path(out))
+    words = shlex.split(str(run_config.get("overrides", "")))
+    if not any(word.startswith("backend=") for word in words):
+        words.append("backend=flower")
+    if out:
+        words.append(f'out="{out}"')
+    return RunStore.create(compose(words))

@@ -1,0 +1,126 @@
+"""After the last round: the models saved, the synthetic set emitted, its worth measured, the report drawn."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fedmedgen.data import phantoms
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.emission.sampling import emit
+from fedmedgen.emission.writing import write_set
+from fedmedgen.evaluation import segmentation
+from fedmedgen.evaluation.recipe import skipped
+from fedmedgen.evaluation.study import evaluate
+from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.saving import save_generator, save_segmenter
+from fedmedgen.models.segmenter import Segmenter
+from fedmedgen.reporting.report import write_report as draw_report
+from fedmedgen.seeds import seed_of
+from server.rounds import Rounds
+from server.run_store import RunStore
+from server.tracking import write_events
+
+logger = logging.getLogger(__name__)
+
+
+def save_models(store: RunStore, rounds: Rounds, denoiser: Denoiser, segmenter: Segmenter | None) -> None:
+    """The generator and the segmenter, each with a card that repeats the claim."""
+    data = store.settings.data
+    card = claim(store, rounds)
+    denoiser.name_classes(data.classes, data.mask_classes)
+    save_generator(denoiser, store.folder / "generator", card=card)
+    if segmenter is not None:
+        segmenter.name_classes(data.mask_classes)
+        save_segmenter(segmenter, store.folder / "segmenter", card=card)
+    write_events(store.folder / "tensorboard", rounds.rows)
+
+
+def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
+    """The privacy claim as the cards and the datasheet print it."""
+    settings, agreed = store.settings, rounds.agreed
+    common: dict[str, object] = {
+        "study": settings.study,
+        "run": store.run,
+        "seed": settings.seed,
+        "sites": len(rounds.members),
+        "rounds": settings.rounds,
+        "simulation": settings.simulated,
+    }
+    if agreed is None:
+        return {**common, "epsilon": None, "privacy": "none: the weights may reveal training images"}
+    units = {member.unit for member in rounds.members}
+    return {
+        **common,
+        "epsilon": round(agreed.epsilon, 4),
+        "delta": agreed.delta,
+        "unit": "image" if "image" in units else "patient",
+        "neighbouring": "add or remove one unit of one site",
+        "sampling": f"Poisson, rate {settings.privacy.sample_rate:g}",
+        "accountant": "PLD",
+        "trusted": "each site trusts itself alone; the server and the other sites may collude",
+    }
+
+
+def emit_set(store: RunStore, rounds: Rounds, denoiser: Denoiser) -> CaseSet:
+    """The synthetic set of the study, drawn and written."""
+    settings = store.settings
+    denoiser.to(torch.device("cuda" if torch.cuda.is_available() and settings.runtime.device != "cpu" else "cpu"))
+    synthetic = emit(
+        denoiser,
+        counts=settings.emission.count,
+        settings=settings.generator,
+        batch_size=settings.emission.batch_size,
+        seed=seed_of(settings.seed, "emission"),
+        progress=lambda done, total: store.report_progress(stage="emission", round=done, rounds=total),
+    )
+    write_set(synthetic, store.folder / "synthetic", datasheet=claim(store, rounds))
+    return synthetic
+
+
+def evaluate_set(
+    store: RunStore,
+    synthetic: CaseSet,
+    parts: Mapping[str, CaseSet],
+    test: CaseSet | None,
+    segmenter: Segmenter | None,
+) -> dict[str, Any]:
+    """What the set and the federated segmenter are worth on the held-out cases of a simulation."""
+    settings = store.settings
+    if test is None or not len(test):
+        return {name: skipped("no held-out cases") for name in ("fidelity", "classification", "segmentation")}
+    prior = phantoms.prior(
+        max(settings.emission.count, 64),
+        data=settings.data,
+        classes=settings.data.classes,
+        seed=seed_of(settings.seed, "prior"),
+    )
+    metrics = evaluate(
+        synthetic,
+        parts,
+        test,
+        prior,
+        settings.evaluation,
+        settings.seed,
+        progress=lambda words: store.report_progress(stage=f"evaluation: {words}"),
+    )
+    if segmenter is not None:
+        metrics["federated_segmenter"] = segmenter_score(segmenter, test)
+    return metrics
+
+
+@torch.no_grad()
+def segmenter_score(segmenter: Segmenter, test: CaseSet) -> dict[str, Any]:
+    """Dice and HD95 of the federated segmenter on the held-out cases that have masks."""
+    known = test.with_cases([case for case in test if case.mask is not None])
+    if not len(known):
+        return skipped("no held-out case has a mask")
+    segmenter.eval()
+    images = torch.from_numpy(known.images())
+    logits = torch.cat([segmenter(batch) for batch in images.split(64)])
+    return segmentation.score(list(logits.argmax(1).to(torch.uint8).numpy()), known)
+
+
+def write_report(store: RunStore) -> None:
+    draw_report(store.folder)

@@ -1,0 +1,128 @@
+"""result.json: how a run ended, what each site spent, what was measured."""
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedmedgen import __version__
+from fedmedgen.data.summary import table
+from fedmedgen.errors import FedmedgenError
+from fedmedgen.federation import plan, records
+from fedmedgen.privacy.ledger import Ledger, load_or_create_key
+from server.rounds import Rounds
+
+if TYPE_CHECKING:
+    from server.stages import Study
+
+ACCOUNTANT = "PLD (dp-accounting)"
+
+
+def assemble(
+    study: "Study", rounds: Rounds | None, metrics: dict[str, Any], *, status: str, reason: str
+) -> dict[str, Any]:
+    """Everything a person or a script asks of a run, as plain words and numbers."""
+    settings = study.settings
+    rows = rounds.rows if rounds else []
+    lost = sorted({row["site"] for row in rows if row["status"] != records.DONE})
+    return {
+        "status": status,
+        "reason": reason,
+        "study": settings.study,
+        "run": study.store.run,
+        "seed": settings.seed,
+        "backend": settings.backend,
+        "rounds": len({(row["stage"], row["round"]) for row in rows}),
+        "seconds": round(rounds.seconds, 1) if rounds else 0.0,
+        "stage_seconds": study.stage_seconds,
+        "bytes_up": sum(row["bytes_up"] for row in rows),
+        "bytes_down": sum(row["bytes_down"] for row in rows),
+        "simulation": settings.simulated,
+        "public_data": settings.simulated,
+        "privacy": _privacy(study, rounds),
+        "sites": {member.site: _site(study, rounds, member.site) for member in rounds.members} if rounds else {},
+        "lost_sites": {site: _last_reason(rows, site) for site in lost},
+        "survivors": [member.site for member in rounds.members if member.site not in lost] if rounds else [],
+        "data": table(study.parts) if study.parts else [],
+        "test_cases": len(study.test) if study.test else 0,
+        "rejected": [vars(item) for item in study.loaded.rejected] if study.loaded else [],
+        "metrics": metrics,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "commit": commit(),
+        "version": __version__,
+    }
+
+
+def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
+    privacy = study.settings.privacy
+    if not study.settings.private:
+        return {"mode": "none", "epsilon": None}
+    units = {member.unit for member in rounds.members} if rounds else set()
+    return {
+        "mode": privacy.mode,
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "noise_multiplier": rounds.noise_multiplier if rounds else None,
+        "sample_rate": privacy.sample_rate,
+        "clip_norm": privacy.clip_norm,
+        "noise_draws": privacy.noise_draws,
+        "engine": privacy.engine,
+        "accountant": ACCOUNTANT,
+        "unit": "image" if "image" in units else "patient",
+    }
+
+
+def _site(study: "Study", rounds: Rounds, site: str) -> dict[str, Any]:
+    member = next(item for item in rounds.members if item.site == site)
+    asked = {(row["stage"], row["round"]) for row in rounds.rows if row["site"] == site}
+    ledger = _ledger_folder(study) / site / "ledger.jsonl"
+    return {
+        "patients_declared": member.patients,
+        "labelled_declared": member.labelled,
+        "epsilon_run": _epsilon_run(study, rounds, asked),
+        "epsilon": _lifetime(ledger) if study.settings.private and study.settings.simulated else None,
+        "delta": study.settings.privacy.delta if study.settings.private else None,
+        "unit": member.unit,
+        "rounds": len({(row["stage"], row["round"]) for row in rounds.rows
+                       if row["site"] == site and row["status"] == records.DONE}),
+        "ledger": str(ledger),
+    }  # fmt: skip
+
+
+def _epsilon_run(study: "Study", rounds: Rounds, asked: set[tuple[str, int]]) -> float | None:
+    """Epsilon of every round that was asked of the site: one that failed may have been spent."""
+    if rounds.agreed is None:
+        return None
+    steps = {
+        stage.name: stage.steps * sum(name == stage.name for name, _ in asked) for stage in plan.stages(study.settings)
+    }
+    return rounds.agreed.epsilon_after(steps)
+
+
+def _ledger_folder(study: "Study") -> Path:
+    return Path(study.settings.ledger.root) if study.settings.ledger.root else study.store.folder / "sites"
+
+
+def _lifetime(ledger: Path) -> float | None:
+    try:
+        key = load_or_create_key(ledger.with_name("site.key"))
+        return Ledger(ledger, key=key, head_path=ledger.with_name("ledger.head")).spent().epsilon
+    except (FedmedgenError, OSError):
+        return None
+
+
+def _last_reason(rows: list[dict[str, Any]], site: str) -> str:
+    bad = [row for row in rows if row["site"] == site and row["status"] != records.DONE][-1]
+    return f"{bad['stage']} round {bad['round']}: {bad['status']} ({bad['reason']})"
+
+
+def commit() -> str:
+    """The commit of the code that ran, where it is a git checkout."""
+    try:
+        words = ["git", "describe", "--always", "--dirty"]
+        found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

@@ -1,0 +1,158 @@
+"""The rounds of one stage: Flower's loop around our strategy, with EMA and a checkpoint after each round."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from fedmedgen.federation import messages, plan
+from fedmedgen.federation.egress import Arrays
+from fedmedgen.federation.plan import Stage
+from fedmedgen.privacy.budget import Plan
+from fedmedgen.training.ema import ema
+from server.run_store import Checkpoint, RunStore
+from server.strategy import GuardedStrategy, Member, Outcome, flower_strategy
+
+FLOWER_STATE = {"momentum": "m_t", "variance": "v_t"}
+
+
+@dataclass
+class Rounds:
+    """What the stages of one run share: the store, the members, the plan, and the rows written so far."""
+
+    store: RunStore
+    members: list[Member]
+    noise_multiplier: float
+    agreed: Plan | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds_before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def epsilon_after(self, stage: Stage, number: int) -> float | None:
+        """Epsilon of the run so far at each site: earlier stages whole, this one up to round `number`."""
+        if self.agreed is None:
+            return None
+        steps: dict[str, int] = {}
+        for known in plan.stages(self.store.settings):
+            if known.name == stage.name:
+                steps[stage.name] = number * stage.steps
+                break
+            steps[known.name] = known.total_steps
+        return self.agreed.epsilon_after(steps)
+
+
+def run_stage(
+    grid: Grid, rounds: Rounds, stage: Stage, initial: Arrays, kept: dict[str, Arrays], latest: Checkpoint | None
+) -> Arrays:
+    """Run what is left of a stage; the averaged (EMA) weights at its end.
+
+    `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint.
+    """
+    settings = rounds.store.settings
+    inner = flower_strategy(settings.federation, len(rounds.members))
+    weights, averaged, done = initial, None, 0
+    if latest is not None:
+        weights, averaged, done = latest.groups["weights"], latest.groups["ema"], latest.round
+        for group, attribute in FLOWER_STATE.items():
+            if group in latest.groups:
+                setattr(inner, attribute, latest.groups[group])
+    if done >= stage.rounds:
+        return averaged if averaged is not None else weights
+    strategy = GuardedStrategy(
+        inner,
+        rounds.members,
+        settings.federation,
+        rounds_done=done,
+        on_sent=lambda number: _show(rounds, stage, number - 1),
+    )
+    after = _AfterRound(rounds, stage, strategy, kept, averaged)
+    strategy.start(
+        grid,
+        messages.pack_arrays(weights),
+        num_rounds=stage.rounds - done,
+        timeout=settings.federation.round_seconds,
+        train_config=messages.request_config(rounds.store.run, stage.name, settings, rounds.noise_multiplier),
+        evaluate_fn=after,
+    )
+    assert after.averaged is not None
+    return after.averaged
+
+
+@dataclass
+class _AfterRound:
+    """Flower's hook after each round: average, write the rows, checkpoint."""
+
+    rounds: Rounds
+    stage: Stage
+    strategy: GuardedStrategy
+    kept: dict[str, Arrays]
+    averaged: Arrays | None
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
+        if server_round == 0:
+            return
+        number = server_round + self.strategy.rounds_done
+        weights = messages.unpack_arrays(arrays)
+        self.averaged = _ema(self.averaged, weights, self.rounds.store.settings.generator.ema_decay)
+        epsilon = self.rounds.epsilon_after(self.stage, number)
+        self.rounds.rows += [
+            _row(self.stage.name, number, outcome, self.strategy, epsilon) for outcome in self.strategy.outcomes
+        ]
+        groups = {**self.kept, "weights": weights, "ema": self.averaged}
+        for group, attribute in FLOWER_STATE.items():
+            if state := getattr(self.strategy.inner, attribute, None):
+                groups[group] = {key: np.asarray(value) for key, value in state.items()}
+        self.rounds.store.save(Checkpoint(self.stage.name, number, groups, self.rounds.rows, self.rounds.seconds))
+        _show(self.rounds, self.stage, number)
+
+
+def _ema(old: Arrays | None, new: Arrays, decay: float) -> Arrays:
+    if old is None:
+        return new
+    mixed = ema(
+        {key: torch.from_numpy(value.copy()) for key, value in old.items()},
+        {key: torch.from_numpy(value.copy()) for key, value in new.items()},
+        decay,
+    )
+    return {key: value.numpy() for key, value in mixed.items()}
+
+
+def _row(stage: str, number: int, outcome: Outcome, strategy: GuardedStrategy, epsilon: float | None) -> dict[str, Any]:
+    patients = next(member.patients for member in strategy.members.values() if member.site == outcome.site)
+    return {
+        "stage": stage,
+        "round": number,
+        "site": outcome.site,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "patients_declared": patients,
+        "epsilon": "" if epsilon is None else epsilon,
+        "loss": "" if outcome.loss is None else outcome.loss,
+        "bytes_up": outcome.bytes_up,
+        "bytes_down": outcome.bytes_down,
+        "seconds": round(outcome.seconds, 3),
+        "update_norm": "" if outcome.update_norm is None else outcome.update_norm,
+    }
+
+
+def _show(rounds: Rounds, stage: Stage, number: int) -> None:
+    last = [row for row in rounds.rows if row["stage"] == stage.name and row["round"] == number]
+    losses = [float(row["loss"]) for row in last if row["loss"] != ""]
+    rounds.store.report_progress(
+        stage=stage.name,
+        round=number,
+        rounds=stage.rounds,
+        sites=[member.site for member in rounds.members],
+        usable=sum(row["status"] == "done" for row in last),
+        loss=sum(losses) / len(losses) if losses else None,
+        epsilon=rounds.epsilon_after(stage, number) if number else 0.0,
+        seconds=round(rounds.seconds, 1),
+    )

@@ -1,0 +1,145 @@
+"""A run folder: settings, a checkpoint each round, rows, progress, result; and how an interrupted run goes on."""
+
+import csv
+import hashlib
+import json
+import os
+import resource
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from fedmedgen.errors import RunError
+from fedmedgen.settings import Settings
+from fedmedgen.training.checkpoints import load_arrays, save_arrays
+
+Arrays = dict[str, NDArray[np.float32]]
+COLUMNS = (
+    "stage", "round", "site", "status", "reason", "patients_declared", "epsilon", "loss",
+    "bytes_up", "bytes_down", "seconds", "update_norm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that the server needs to go on after a round: named groups of arrays, and rows already written."""
+
+    stage: str
+    round: int
+    groups: dict[str, Arrays]
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+@dataclass
+class RunStore:
+    """The files of one run. Every write is whole or absent: a killed server leaves the last finished round."""
+
+    folder: Path
+    settings: Settings
+    run: str
+
+    @classmethod
+    def create(cls, settings: Settings) -> "RunStore":
+        """A new run folder at `settings.out`.
+
+        **Raises** `RunError` where a run stands there already.
+        """
+        folder = Path(settings.out)
+        if (folder / "checkpoint.json").exists() or (folder / "result.json").exists():
+            raise RunError(f"{folder} already holds a run: go on with it by --resume, or name another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        store = cls(folder, settings, run_name(settings))
+        store.write_settings()
+        return store
+
+    @classmethod
+    def reopen(cls, folder: Path) -> "RunStore":
+        """A run to go on with, under the settings it was started with.
+
+        **Raises** `RunError` where there is none.
+        """
+        known = folder / "settings.yaml"
+        if not known.is_file():
+            raise RunError(f"expected a run to resume at {folder}; there is no settings.yaml")
+        settings = replace(Settings.from_mapping(yaml.safe_load(known.read_text())), out=str(folder))
+        return cls(folder, settings, run_name(settings))
+
+    def write_settings(self) -> None:
+        write_text(self.folder / "settings.yaml", yaml.safe_dump(self.settings.to_mapping(), sort_keys=False))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make a finished round durable: arrays first, then the words that name them, then the old arrays go."""
+        name = f"{checkpoint.stage}-{checkpoint.round}.safetensors"
+        folder = self.folder / "checkpoint"
+        flat = {
+            f"{group}/{key}": torch.from_numpy(np.array(value))
+            for group, arrays in checkpoint.groups.items()
+            for key, value in arrays.items()
+        }
+        save_arrays(folder / name, flat)
+        words = {
+            "stage": checkpoint.stage,
+            "round": checkpoint.round,
+            "arrays": name,
+            "rows": checkpoint.rows,
+            "seconds": checkpoint.seconds,
+        }
+        write_text(self.folder / "checkpoint.json", json.dumps(words))
+        self._write_rows(checkpoint.rows)
+        for old in folder.glob("*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def latest(self) -> Checkpoint | None:
+        path = self.folder / "checkpoint.json"
+        if not path.is_file():
+            return None
+        words = json.loads(path.read_text())
+        groups: dict[str, Arrays] = {}
+        for key, value in load_arrays(self.folder / "checkpoint" / words["arrays"]).items():
+            group, _, name = key.partition("/")
+            groups.setdefault(group, {})[name] = value.numpy()
+        return Checkpoint(words["stage"], words["round"], groups, words["rows"], words["seconds"])
+
+    def report_progress(self, **words: Any) -> None:
+        """One line of state for whoever watches the run."""
+        write_text(self.folder / "progress.json", json.dumps(words), durable=False)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        write_text(self.folder / "result.json", json.dumps({**result, "peak_rss_mb": round(usage / 1024)}, indent=2))
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        path = self.folder / "rounds.csv"
+        with path.with_suffix(".draft").open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        path.with_suffix(".draft").replace(path)
+
+
+def run_name(settings: Settings) -> str:
+    """Names a run by what decides its result; the backend that carries it, and its paths, don't."""
+    mapping = settings.to_mapping()
+    for key in ("backend", "out", "ledger", "fault"):
+        mapping.pop(key)
+    mapping["data"].pop("classes")  # may be found in the data only after the run has begun
+    digest = hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
+    return f"{settings.study}-{settings.seed}-{digest[:12]}"
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a file as a whole; durable: on the disk before this returns."""
+    draft = path.with_name(path.name + ".draft")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,196 @@
+"""One strategy around Flower's own: pinned sites in the order of their names, checked replies, a quorum."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, Strategy
+
+from fedmedgen.errors import FederationError, ReplyError
+from fedmedgen.federation import messages, records
+from fedmedgen.federation.aggregation import check_reply
+from fedmedgen.federation.egress import Arrays, Reply
+from fedmedgen.settings import FederationSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site that has joined: the node it runs on and its public counts."""
+
+    node: int
+    site: str
+    unit: str
+    patients: int
+    labelled: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one site's part in one round."""
+
+    site: str
+    status: str
+    reason: str = ""
+    loss: float | None = None
+    update_norm: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+
+
+def flower_strategy(federation: FederationSettings, members: int) -> FedAvg:
+    """Flower's own strategy that combines the replies, by setting."""
+    common: dict[str, Any] = {
+        "fraction_evaluate": 0.0,
+        "min_train_nodes": members,
+        "min_available_nodes": members,
+        "weighted_by_key": records.WEIGHT,
+        "arrayrecord_key": records.ARRAYS,
+        "configrecord_key": records.CONFIG,
+    }
+    if federation.strategy == "fedadam":
+        return FedAdam(**common, eta=federation.server_learning_rate)
+    if federation.strategy == "fedprox":
+        return FedProx(**common, proximal_mu=federation.proximal_mu)
+    return FedAvg(**common)
+
+
+class PinnedNodes:
+    """The part of a grid that Flower's sampling asks: the nodes that have joined, no others, without waiting."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._nodes = [member.node for member in members]
+
+    def get_node_ids(self) -> list[int]:
+        return self._nodes
+
+
+class GuardedStrategy(Strategy):
+    """Wraps one of Flower's strategies; a bad reply is rejected with its reason and the round goes on with the rest.
+
+    **Raises** `FederationError` in `aggregate_train` when fewer than `min_sites` replies are usable.
+    """
+
+    def __init__(
+        self,
+        inner: FedAvg,
+        members: Sequence[Member],
+        federation: FederationSettings,
+        *,
+        rounds_done: int = 0,
+        on_sent: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.inner = inner
+        self.members = {member.node: member for member in sorted(members, key=lambda member: member.site)}
+        self.federation = federation
+        self.rounds_done = rounds_done
+        self.outcomes: list[Outcome] = []
+        self._on_sent = on_sent
+        self._reference: Arrays = {}
+        self._sent_at = 0.0
+        self._bytes_down: dict[int, int] = {}
+
+    def summary(self) -> None:
+        logger.info("%s over %s", type(self.inner).__name__, ", ".join(m.site for m in self.members.values()))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        number = server_round + self.rounds_done
+        self._reference = messages.unpack_arrays(arrays)
+        pinned: Any = PinnedNodes(list(self.members.values()))
+        drawn = list(self.inner.configure_train(number, arrays, config, pinned))
+        drawn.sort(key=lambda message: self.members[message.metadata.dst_node_id].site)
+        self._bytes_down = {message.metadata.dst_node_id: messages.size_of(message.content) for message in drawn}
+        self._sent_at = time.monotonic()
+        self._on_sent(number)
+        return drawn
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        seconds = time.monotonic() - self._sent_at
+        usable: dict[str, Message] = {}
+        outcomes: dict[str, Outcome] = {}
+        for message in replies:
+            member = self.members.get(message.metadata.src_node_id)
+            if member is None or member.site in outcomes:
+                logger.warning("a reply from node %s was not asked for; left out", message.metadata.src_node_id)
+                continue
+            outcomes[member.site] = outcome = self._judge(message, member, seconds)
+            if outcome.status == records.DONE:
+                usable[member.site] = message
+        for member in self.members.values():
+            late = Outcome(member.site, "no-reply", f"no reply within {self.federation.round_seconds:g} s")
+            outcomes.setdefault(member.site, late)
+        self.outcomes = [outcomes[site] for site in sorted(outcomes)]
+        self._require_quorum(usable, server_round + self.rounds_done)
+        ordered = [_for_flower(usable[site]) for site in sorted(usable)]
+        combined, _ = self.inner.aggregate_train(server_round + self.rounds_done, ordered)
+        if combined is None:
+            raise FederationError("Flower's strategy combined nothing although replies were usable")
+        return _as_float32(combined), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return None
+
+    def _judge(self, message: Message, member: Member, seconds: float) -> Outcome:
+        down = self._bytes_down.get(member.node, 0)
+        if message.has_error():
+            logger.warning("%s failed: %s", member.site, message.error.reason)
+            return Outcome(
+                member.site, "failed", f"Flower error {message.error.code}", bytes_down=down, seconds=seconds
+            )
+        up = messages.size_of(message.content)
+        try:
+            reply = messages.unpack_reply(message.content)
+            _check_sender(reply, member)
+            if (status := reply.config[records.STATUS]) != records.DONE:
+                return Outcome(member.site, status, status, bytes_up=up, bytes_down=down, seconds=seconds)
+            norm = check_reply(reply.arrays, self._reference, max_norm=self.federation.max_update_norm)
+        except ReplyError as error:
+            return Outcome(member.site, "rejected", str(error), bytes_up=up, bytes_down=down, seconds=seconds)
+        loss = reply.metrics.get(records.LOSS)
+        return Outcome(member.site, records.DONE, "", loss, norm, bytes_up=up, bytes_down=down, seconds=seconds)
+
+    def _require_quorum(self, usable: dict[str, Message], number: int) -> None:
+        if len(usable) < self.federation.min_sites:
+            lost = "; ".join(f"{item.site}: {item.reason}" for item in self.outcomes if item.status != records.DONE)
+            raise FederationError(
+                f"round {number}: {len(usable)} usable replies, federation.min_sites is "
+                f"{self.federation.min_sites} ({lost})"
+            )
+
+
+def _check_sender(reply: Reply, member: Member) -> None:
+    if reply.config.get(records.SITE) not in (member.site, ""):
+        raise ReplyError(f"the node that joined as {member.site} replied as {reply.config.get(records.SITE)!r}")
+    weight = reply.metrics.get(records.WEIGHT, float(member.patients))
+    if weight != member.patients:
+        raise ReplyError(
+            f"the aggregation weight is {weight:g}; {member.site} declared {member.patients} when it joined"
+        )
+
+
+def _for_flower(message: Message) -> Message:
+    """The reply with nothing but its weight in its metrics: Flower's strategies average whatever stands there."""
+    metrics = message.content.metric_records[records.METRICS]
+    message.content[records.METRICS] = MetricRecord({records.WEIGHT: metrics[records.WEIGHT]})
+    return message
+
+
+def _as_float32(combined: ArrayRecord) -> ArrayRecord:
+    arrays = messages.unpack_arrays(combined)
+    return messages.pack_arrays({name: arrays[name].astype(np.float32) for name in sorted(arrays)})

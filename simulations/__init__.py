@@ -1,0 +1,1 @@
+"""Studies on partitioned public sets: backends, and the commands that need them."""

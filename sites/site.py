@@ -1,0 +1,150 @@
+"""A site: its policy, its cases, its ledger, and what it does when it is asked for a round."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.errors import LedgerError, PolicyError
+from fedmedgen.federation import egress, local_round, plan, records
+from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.messages import Request
+from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, check_unit
+from fedmedgen.privacy.budget import Plan
+from fedmedgen.privacy.ledger import Ledger, Limit, load_or_create_key
+from fedmedgen.privacy.randomness import Stream
+from fedmedgen.settings import Settings
+from sites.replies import ReplyStore
+from sites.selfcheck import check_once
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site as its own file describes it; `load` reads the cases only when a request has passed the policy."""
+
+    policy: SitePolicy
+    load: Callable[[Settings], CaseSet]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.policy.folder)
+
+    def ledger(self) -> Ledger:
+        key = load_or_create_key(self.folder / "site.key")
+        return Ledger(self.folder / "ledger.jsonl", key=key, head_path=self.folder / "ledger.head")
+
+    def introduce(self, settings: Settings) -> Reply:
+        """The site's name and public counts, after the request has passed the policy."""
+        check_request(self.policy, settings, parameters=0)
+        reply = Reply(
+            config={records.SITE: self.policy.site, records.STATUS: records.DONE, records.UNIT: self.policy.unit},
+            metrics={
+                records.PATIENTS: float(self.policy.patients_declared),
+                records.LABELLED: float(self.policy.labelled_declared),
+            },
+        )
+        return egress.check(reply, expected={}, simulation=self.policy.simulation)
+
+    def train(self, request: Request) -> Reply:
+        """One round: policy, replay or reservation, local round, egress, stored reply.
+
+        **Guarantee** the spend is on disk before a case is touched; the same request gets the same bytes free.
+        """
+        settings = request.settings
+        model = local_round.build_model(settings, request.stage)
+        expected = {name: array.shape for name, array in local_round.trainable_arrays(model).items()}
+        egress.check_arrays(request.arrays, expected)
+        check_request(self.policy, settings, parameters=sum(array.size for array in request.arrays.values()))
+        replies = ReplyStore(self.folder / "replies")
+        digest = request.digest
+        if (stored := replies.find(digest)) is not None:
+            logger.info("site %s: request %s answered from its store", self.policy.site, digest[:12])
+            return egress.check(stored, expected=expected, simulation=self.policy.simulation)
+        agreed = self._reserve(request) if settings.private else None
+        self._rehearse_fault(request)
+        reply = self._round(request, agreed)
+        checked = egress.check(reply, expected=expected, simulation=self.policy.simulation)
+        replies.store(digest, checked)
+        if agreed is not None:
+            self.ledger().complete(digest, replies.hash_of(digest))
+        return checked
+
+    def _reserve(self, request: Request) -> Plan:
+        """Check the mechanism asked for, fix its plan, and spend the whole round before it starts."""
+        settings, policy = request.settings, self.policy
+        agreed = plan.plan(
+            settings,
+            noise=request.noise_multiplier,
+            patients=policy.patients_declared,
+            labelled=policy.labelled_declared,
+        )
+        check_plan(policy, agreed)
+        cases = self.load(settings)
+        check_unit(policy, cases.unit)
+        self._check_declared(cases)
+        check_once(self.folder / "selfcheck", settings, request.stage)
+        ledger = self.ledger()
+        seen = ledger.find(request.digest)
+        if seen == "reserved" and policy.simulation:
+            return agreed  # the same seeded bytes again: the same release, not a second one
+        ledger.open_plan(
+            run=request.run,
+            digest=agreed.digest,
+            mapping=agreed.to_mapping(),
+            epsilon=agreed.epsilon,
+            delta=agreed.delta,
+            limit=Limit(epsilon=policy.lifetime_epsilon, delta=policy.lifetime_delta),
+        )
+        steps = plan.stage_named(settings, request.stage).steps
+        ledger.reserve(
+            run=request.run, plan_digest=agreed.digest, stage=request.stage, steps=steps, request=request.digest
+        )
+        return agreed
+
+    def _check_declared(self, cases: CaseSet) -> None:
+        patients = len(local_round.patients_of(plan.GENERATOR, cases))
+        labelled = len(local_round.patients_of(plan.SEGMENTER, cases))
+        if patients > self.policy.patients_declared or labelled > max(self.policy.labelled_declared, 1):
+            raise PolicyError(
+                f"the site holds {patients} patients ({labelled} with masks), more than its policy declares "
+                f"({self.policy.patients_declared}, {self.policy.labelled_declared}): raise the declared figures"
+            )
+
+    def _round(self, request: Request, agreed: Plan | None) -> Reply:
+        settings = request.settings
+        stage = plan.stage_named(settings, request.stage)
+        mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
+        asked = local_round.LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
+        result = local_round.run(asked, request.arrays, self.load(settings), stream=self._stream(request))
+        metrics = {records.WEIGHT: float(self.policy.patients_declared)}
+        if self.policy.simulation and result.loss is not None:
+            metrics[records.LOSS] = result.loss
+        return Reply(
+            config={records.SITE: self.policy.site, records.STATUS: records.DONE},
+            metrics=metrics,
+            arrays=result.arrays,
+        )
+
+    def _stream(self, request: Request) -> Stream:
+        if self.policy.simulation:
+            return Stream.seeded(request.settings.seed, self.policy.site, request.digest)
+        return Stream.system()
+
+    def _rehearse_fault(self, request: Request) -> None:
+        fault = request.settings.fault
+        here = fault.site == self.policy.site and fault.round == request.round and request.stage == plan.GENERATOR
+        if self.policy.simulation and here:
+            raise RuntimeError(f"rehearsed fault at {fault.site} in round {fault.round}")
+
+
+def with_data_of(policy: SitePolicy, settings: Settings) -> Settings:
+    """The study's settings with the site's own data in place of whatever the request named."""
+    if not policy.data_root:
+        if policy.simulation:
+            return settings
+        raise LedgerError("the site's policy names no data_root; a request can't choose the site's data: add it")
+    data = replace(settings.data, root=policy.data_root, columns=policy.data_columns)
+    return replace(settings, data=data)
