@@ -167,8 +167,8 @@ class EvaluationSettings:
 
     enabled: bool = True
     seeds: int = 3
-    classifier_steps: int = 600
-    segmenter_steps: int = 400
+    classifier_steps: int = 300
+    segmenter_steps: int = 200
     max_cases: int = 2000
     prior_labels: tuple[
         str, ...

@@ -15,8 +15,8 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="what a synthetic set is worth, measured on real cases",
-        description="Fidelity, and what a fixed small network learns from the set: trained on SET (tstr) and on the "
-        "real split 'train' (trtr), tested on the real split 'test'. With --run also the prior alone and the best site.",
+        description="Fidelity, and what a fixed small network learns: trained on SET (tstr) and on the real "
+        "split 'train' (trtr), tested on the real split 'test'. With --run also the prior alone and the best site.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

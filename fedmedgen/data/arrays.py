@@ -1,4 +1,4 @@
-"""A MedMNIST-style npz: train_images, train_labels and the like for val and test; masks and patients if they are there."""
+"""A MedMNIST-style npz: train_images, train_labels and the like for val and test; masks and patients if given."""
 
 import zipfile
 import zlib

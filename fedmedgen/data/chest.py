@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedmedgen.data.cases import FloatArray, MaskArray
-from fedmedgen.data.film import bell, crops, ramp, tile
+from fedmedgen.data.cases import MaskArray
+from fedmedgen.data.film import Field, bell, crops, ramp, stamp, tile
 
 CLASSES = ("normal", "opacity", "nodule")
 MASK_CLASSES = ("background", "lung", "lesion")
 MIX = {"normal": 0.55, "opacity": 0.40, "nodule": 0.05}
 
-Numbers = Mapping[str, FloatArray]
+Numbers = Mapping[str, Field]
 
 BODY: dict[str, tuple[float, float]] = {  # one draw a patient
     "apex": (-0.86, -0.70),
@@ -28,7 +28,7 @@ BODY: dict[str, tuple[float, float]] = {  # one draw a patient
     "aorta": (0.02, 0.08),
     "mediastinum": (0.11, 0.16),
     "rib_gap": (0.150, 0.185),
-    "rib_fall": (0.35, 0.65),
+    "rib_fall": (0.60, 1.05),
     "rib_light": (0.7, 1.4),
     "breast": (-0.5, 1.0),
     "gas": (-0.7, 1.0),
@@ -74,21 +74,21 @@ class Textures:
 class Frame(NamedTuple):
     """Positions in the patient: columns ``[B, 1, W]``, rows ``[B, H, 1]``, and sideways ``[B, H, W]`` with its size."""
 
-    column: FloatArray
-    row: FloatArray
-    x: FloatArray
-    side: FloatArray
+    column: Field
+    row: Field
+    x: Field
+    side: Field
     slope: float
 
 
 class Lungs(NamedTuple):
     """How much of each pixel is lung ``[B, H, W]``, and where the rib cage ends ``[B, H, 1]``."""
 
-    share: FloatArray
-    outer: FloatArray
+    share: Field
+    outer: Field
 
 
-def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: float) -> tuple[FloatArray, MaskArray]:
+def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: float) -> tuple[Field, MaskArray]:
     """Attenuation ``[B, H, W]`` and masks ``[B, H, W]`` of films with the given anatomy."""
     n = {name: values[:, None, None] for name, values in numbers.items()}
     frame = _frame(n, textures.size)
@@ -106,7 +106,7 @@ def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: 
         chosen = np.flatnonzero(np.array(kinds) == kind)
         if len(chosen):
             part = {name: values[chosen] for name, values in n.items()}
-            here = Frame(*(item[chosen] for item in frame[:4]), frame.slope)
+            here = Frame(frame.column[chosen], frame.row[chosen], frame.x[chosen], frame.side[chosen], frame.slope)
             light = draw(part, here, crops(textures.cloud, places[chosen], textures.size))
             light *= lungs.share[chosen]
             picture[chosen] += light * (0.15 + 0.19 * part["strength"])
@@ -125,7 +125,7 @@ def _frame(n: Numbers, size: tuple[int, int]) -> Frame:
     return Frame(column, row, x, np.abs(x), min(min(size) / 2.6, 50.0))
 
 
-def _edges(n: Numbers, row: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _edges(n: Numbers, row: Field) -> tuple[Field, Field, Field]:
     """The outer edge of both lungs and the inner edges of the right and the left one, at the given rows."""
     depth = np.clip((row - n["apex"]) / (n["base"] + 0.22 - n["apex"]), 0, 1)
     rest = 1 - depth
@@ -148,18 +148,19 @@ def _lungs(n: Numbers, frame: Frame) -> Lungs:
     return Lungs(ramp(inside, frame.slope), outer)
 
 
-def _soft_tissue(n: Numbers, frame: Frame, share: FloatArray, habitus: float) -> FloatArray:
+def _soft_tissue(n: Numbers, frame: Frame, share: Field, habitus: float) -> Field:
     """Flesh, mediastinum, abdomen, windpipe and breasts; lungs cut out of them."""
     weight = 0.03 * n["flesh"] + 0.05 * habitus
     picture = bell(frame.x, 0.30)
-    picture *= 0.20 - 0.10 * bell(frame.row + 0.95, 0.25)
-    picture += 0.56 + weight + 0.14 * ramp(frame.row - n["base"] - 0.05, 2.5)
+    picture *= 0.24 - 0.10 * bell(frame.row + 0.95, 0.25)
+    picture += 0.50 + weight - 0.20 * np.clip(np.abs(frame.column) - 0.40, 0, 0.6)
+    picture += 0.17 * ramp(frame.row - n["base"] - 0.02, 2.5)
     picture -= 0.13 * bell(frame.column - 0.02, 0.055) * ramp(-0.30 - frame.row, 8.0)
     gas = np.maximum(n["gas"], 0) * 0.30
     picture -= gas * bell(frame.column - 0.42, 0.13) * bell(frame.row - n["base"] - 0.26, 0.06)
     breasts = 0.11 * np.maximum(n["breast"], 0)
     breasts = breasts * bell(np.abs(frame.column) - 0.45, 0.24) * ramp(frame.row + 0.05, 3.0)
-    within = 0.17 + 1.2 * weight + 0.07 * bell(frame.row + 0.75, 0.22) + breasts
+    within = 0.13 + 1.2 * weight + 0.07 * bell(frame.row + 0.75, 0.22) + breasts
     within += 0.05 * ramp(np.abs(frame.column) - 0.68, 6.0)
     within -= picture
     within *= share
@@ -167,7 +168,7 @@ def _soft_tissue(n: Numbers, frame: Frame, share: FloatArray, habitus: float) ->
     return picture
 
 
-def _opacity(n: Numbers, frame: Frame, cloud: FloatArray) -> FloatArray:
+def _opacity(n: Numbers, frame: Frame, cloud: Field) -> Field:
     """A patchy consolidation, in a third of the cases in both lungs; height about 1."""
     row = n["apex"] + 0.30 + (n["base"] - n["apex"] - 0.30) * np.sqrt(n["where_y"])
     side = np.sign(n["side"])
@@ -184,7 +185,7 @@ def _opacity(n: Numbers, frame: Frame, cloud: FloatArray) -> FloatArray:
     return light
 
 
-def _nodule(n: Numbers, frame: Frame, cloud: FloatArray) -> FloatArray:
+def _nodule(n: Numbers, frame: Frame, cloud: Field) -> Field:
     """A small round shadow that lies wholly in a lung; height 1."""
     del cloud
     radius = 0.055 + 0.05 * n["extent"]
@@ -197,15 +198,15 @@ def _nodule(n: Numbers, frame: Frame, cloud: FloatArray) -> FloatArray:
     return ramp(light.astype(np.float32), min(frame.slope, 22.0))
 
 
-def _bones(n: Numbers, frame: Frame, lungs: Lungs, picture: FloatArray) -> None:
+def _bones(n: Numbers, frame: Frame, lungs: Lungs, picture: Field) -> None:
     """Spine, ribs from behind and from the front, collar bones and shoulder blades."""
     vertebra = np.abs((frame.row / 0.16 + n["rib_phase"]) % 1 - 0.5)
-    picture += bell(frame.x, 0.085) * (0.045 + 0.05 * vertebra)
+    picture += bell(frame.x, 0.075) * (0.02 + 0.14 * vertebra)
     cage = ramp(lungs.outer + 0.05 - frame.side, 12.0)
     cage *= ramp(frame.row - n["apex"] + 0.08, 10.0) * ramp(n["base"] + 0.30 - frame.row, 5.0) * n["rib_light"]
     cage *= 0.35 + 0.65 * lungs.share
     reach = frame.side - 0.10
-    behind = (frame.row + n["tilt"] * frame.column) / n["rib_gap"] + n["rib_phase"]
+    behind: Field = (frame.row + n["tilt"] * frame.column) / n["rib_gap"] + n["rib_phase"]
     behind = behind - reach * (reach * (n["rib_fall"] / n["rib_gap"]) - 0.15 / n["rib_gap"])
     behind -= np.floor(behind)
     behind -= 0.5
@@ -214,22 +215,28 @@ def _bones(n: Numbers, frame: Frame, lungs: Lungs, picture: FloatArray) -> None:
     behind = ramp(0.23 - behind, frame.slope * 0.16)
     behind *= rim
     behind *= cage
-    picture += 0.085 * behind
-    front = frame.row / (n["rib_gap"] * 1.15) + 0.37 + n["rib_phase"] + reach * (0.62 / 0.18)
+    picture += 0.11 * behind
+    picture += (
+        0.10
+        * bell(lungs.outer - frame.side, 0.022)
+        * ramp(frame.row - n["apex"] - 0.1, 6.0)
+        * ramp(n["base"] + 0.3 - frame.row, 6.0)
+    )
+    front: Field = frame.row / (n["rib_gap"] * 1.15) + 0.37 + n["rib_phase"] + reach * (0.62 / 0.18)
     front -= np.floor(front)
     front -= 0.5
     front = ramp(0.26 - np.abs(front), frame.slope * 0.12)
     front *= cage
-    picture += front * (0.055 * ramp(np.abs(frame.column) - 0.34, 4.0) * ramp(frame.row + 0.5, 4.0))
+    picture += front * (0.045 * ramp(np.abs(frame.column) - 0.40, 4.0) * ramp(frame.row + 0.5, 4.0))
     far = np.abs(frame.column)
-    collar = frame.row - (n["collar"] + 0.10 - n["collar_rise"] * far * (1.5 - far) - n["tilt"] * frame.column)
+    collar: Field = frame.row - (n["collar"] + 0.10 - n["collar_rise"] * far * (1.5 - far) - n["tilt"] * frame.column)
     collar = ramp(0.038 - np.abs(collar), frame.slope * 0.8)
     picture += collar * (0.15 * ramp(far - 0.08, 14.0) * ramp(0.80 - far, 10.0))
     blade = bell(far - 0.84 + 0.12 * n["flesh"] * 0.4, 0.05) * ramp(frame.row + 0.62, 8.0) * ramp(0.05 - frame.row, 8.0)
     picture += 0.09 * blade
 
 
-def _outside(n: Numbers, frame: Frame, picture: FloatArray, habitus: float) -> None:
+def _outside(n: Numbers, frame: Frame, picture: Field, habitus: float) -> None:
     """Air above the shoulders and beside the chest; the marker of the side."""
     far = np.maximum(np.abs(frame.column) - 0.26, 0)
     above = frame.row + 1.02 - n["shoulder"] * np.sqrt(far * 1.2)
@@ -238,9 +245,4 @@ def _outside(n: Numbers, frame: Frame, picture: FloatArray, habitus: float) -> N
     body = ramp(np.minimum(above, wall), frame.slope * 0.7)
     picture *= body
     picture += 0.02
-    height, width = picture.shape[1:]
-    top, left = int(0.06 * height), int(0.90 * width)
-    thick, tall = max(1, round(height / 64)), max(3, round(height / 14))
-    for number in np.flatnonzero(n["marker"][:, 0, 0] > 0):
-        picture[number, top : top + tall, left : left + thick] = 0.95
-        picture[number, top + tall - thick : top + tall, left : left + max(2, tall // 2 + 1)] = 0.95
+    stamp(picture, np.flatnonzero(n["marker"][:, 0, 0] > 0).tolist(), (0.06, 0.90))

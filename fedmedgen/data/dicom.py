@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
 from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
 
 from fedmedgen.data.cases import FloatArray
 from fedmedgen.data.pixels import check_size, to_grey

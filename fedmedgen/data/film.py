@@ -1,11 +1,16 @@
 """What the machine does to a phantom: texture, blur, exposure, contrast and grain."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from fedmedgen.data.cases import FloatArray
+
+Field = NDArray[np.floating[Any]]  # a picture's or a batch's worth of real numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,19 +22,19 @@ class PhantomStyle:
     contrast: float = 1.0
     toe: float = 0.25  # bend of the film's curve
     blur: float = 0.014  # standard deviation
-    noise: float = 0.022  # standard deviation at mean brightness
+    noise: float = 0.018  # standard deviation at mean brightness
     habitus: float = 0.0  # -1 slender .. 1 heavy
     marker: float = 0.5  # share of films with a side marker
 
 
-def ramp(distance: FloatArray, slope: float) -> FloatArray:
+def ramp(distance: Field, slope: float) -> Field:
     """Soft step, in place: 0 outside, 1 inside, 0.5 on the edge."""
     distance *= slope
     distance += 0.5
     return np.clip(distance, 0.0, 1.0, out=distance)
 
 
-def bell(offset: FloatArray, width: FloatArray | float) -> FloatArray:
+def bell(offset: Field, width: Field | float) -> Field:
     """Gaussian of height 1."""
     scaled = offset / width
     return np.exp(-0.5 * scaled * scaled).astype(np.float32, copy=False)
@@ -49,7 +54,7 @@ def tile(rng: np.random.Generator, size: tuple[int, int], coarse: float, fine: f
     return np.pad(noise, ((0, size[0]), (0, size[1])), mode="wrap").astype(np.float32)
 
 
-def crops(source: FloatArray, offsets: FloatArray, size: tuple[int, int]) -> FloatArray:
+def crops(source: Field, offsets: Field, size: tuple[int, int]) -> FloatArray:
     """One picture-sized piece of a tile for each pair of offsets in [0, 1); odd ones are mirrored. ``[B, H, W]``"""
     height, width = size
     out = np.empty((len(offsets), height, width), np.float32)
@@ -60,7 +65,7 @@ def crops(source: FloatArray, offsets: FloatArray, size: tuple[int, int]) -> Flo
     return out
 
 
-def expose(thickness: FloatArray, style: PhantomStyle, gain: FloatArray, rng: np.random.Generator) -> FloatArray:
+def expose(thickness: Field, style: PhantomStyle, gain: Field, rng: np.random.Generator) -> FloatArray:
     """Turn attenuation in about [0, 1] into pixels in [-1, 1].
 
     **Shapes** thickness ``[B, H, W]``, changed in place; gain ``[B, 1, 1]`` (exposure of the single film).
@@ -77,4 +82,15 @@ def expose(thickness: FloatArray, style: PhantomStyle, gain: FloatArray, rng: np
     film += style.noise * grain
     film *= 2
     film -= 1
-    return np.clip(film, -1.0, 1.0, out=film)
+    bright: FloatArray = np.clip(film, -1.0, 1.0).astype(np.float32, copy=False)
+    return bright
+
+
+def stamp(picture: Field, shown: Sequence[int], corner: tuple[float, float]) -> None:
+    """Put the marker of the left side, an L of lead, on the films in `shown`; its corner in shares of the sides."""
+    height, width = picture.shape[1:]
+    top, left = int(corner[0] * height), int(corner[1] * width)
+    thick, tall = max(1, round(height / 64)), max(3, round(height / 14))
+    for number in shown:
+        picture[number, top : top + tall, left : left + thick] = 0.95
+        picture[number, top + tall - thick : top + tall, left : left + max(2, tall // 2 + 1)] = 0.95

@@ -2,8 +2,11 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from fedmedgen.data import dicom
 from fedmedgen.data.cases import Case, MaskArray, Rejected
@@ -152,6 +155,16 @@ def _need_patients(found: Found) -> None:
     found.rejected += [reject(f"{case.site}/{case.name}", "missing-patient") for case, _ in both if not case.patient]
     kept = [pair for pair in both if pair[0].patient]
     found.cases, found.rows = [case for case, _ in kept], [row for _, row in kept]
+
+
+def mask_values_seen(root: Path, most: int = 20) -> set[int]:
+    """The values in the first masks of a site or of each site of a folder; bad masks say nothing."""
+    values: set[int] = set()
+    for folder in (root, *sorted(child for child in root.iterdir() if is_site(child))):
+        for path in list(_files(folder / "masks").values())[:most]:
+            with suppress(Unusable):
+                values |= {int(value) for value in np.unique(read_pixels(path))}
+    return values
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

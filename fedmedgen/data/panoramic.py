@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedmedgen.data.cases import FloatArray, MaskArray
-from fedmedgen.data.film import bell, crops, ramp, tile
+from fedmedgen.data.cases import MaskArray
+from fedmedgen.data.film import Field, bell, crops, ramp, stamp, tile
 
 CLASSES = ("normal", "caries")
 MASK_CLASSES = ("background", "tooth", "caries")
 MIX = {"normal": 0.5, "caries": 0.5}
 
-Numbers = Mapping[str, FloatArray]
+Numbers = Mapping[str, Field]
 
 _TEETH = 16  # of a jaw, from the patient's right to the left
 BODY: dict[str, tuple[float, ...]] = {  # one draw a patient; a third number: that many draws
@@ -64,16 +64,16 @@ class Textures:
 
 
 class Frame(NamedTuple):
-    """Positions in the head: columns ``[B, 1, W]``, rows ``[B, H, 1]``, below the bite ``[B, H, W]``; slopes of edges."""
+    """Positions in the head: columns ``[B, 1, W]``, rows ``[B, H, 1]``, below the bite ``[B, H, W]``; edges' slope."""
 
-    column: FloatArray
-    row: FloatArray
-    below: FloatArray
+    column: Field
+    row: Field
+    below: Field
     slope: float
     aspect: float  # pixels a unit of x over pixels a unit of y
 
 
-def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: float) -> tuple[FloatArray, MaskArray]:
+def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: float) -> tuple[Field, MaskArray]:
     """Attenuation ``[B, H, W]`` and masks ``[B, H, W]`` of films with the given anatomy."""
     n = {name: values[:, None, None] for name, values in numbers.items() if values.ndim == 1}
     frame = _frame(n, textures.size)
@@ -82,7 +82,7 @@ def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: 
     picture = _face(n, frame, cloud, habitus)
     _jaw(n, frame, picture, crops(textures.bone, places[:, ::-1], textures.size))
     teeth = np.zeros_like(picture)
-    decayed = np.flatnonzero(np.array(kinds) == "caries")
+    decayed = [number for number, kind in enumerate(kinds) if kind == "caries"]
     spots = {number: _spots(numbers, number) for number in decayed}
     for jaw in ("upper", "lower"):
         whole = {number: [tooth for where, tooth, *_ in found if where == jaw] for number, found in spots.items()}
@@ -90,8 +90,10 @@ def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: 
     masks = (teeth > 0.5).astype(np.uint8)
     for number, found in spots.items():
         for spot in found:
-            _decay(n, number, spot, frame, picture, teeth, masks)
-    _frame_edges(n, picture)
+            share = _hole(numbers, number, spot, frame) * teeth[number]
+            picture[number] -= spot[-1] * share
+            masks[number][(share > 0.4) & (masks[number] > 0)] = 2
+    stamp(picture, np.flatnonzero(n["marker"][:, 0, 0] > 0).tolist(), (0.84, 0.94))
     return picture, masks
 
 
@@ -104,15 +106,15 @@ def _frame(n: Numbers, size: tuple[int, int]) -> Frame:
     return Frame(column, row, below, min(height / 2.6, 60.0), width / height)
 
 
-def _bite(n: Numbers, x: FloatArray) -> FloatArray:
+def _bite(n: Numbers, x: Field) -> Field:
     """The height at which the rows of teeth meet: a smile."""
     return n["bite"] + n["tilt"] * x - n["smile"] * x * x
 
 
-def _face(n: Numbers, frame: Frame, cloud: FloatArray, habitus: float) -> FloatArray:
+def _face(n: Numbers, frame: Frame, cloud: Field, habitus: float) -> Field:
     """Everything behind the jaw: soft tissue, skull base, sinuses, nose, palate, spine."""
     far, row = np.abs(frame.column), frame.row
-    picture = 0.06 * cloud
+    picture = 0.035 * cloud
     picture += 0.30 + 0.03 * habitus + 0.10 * bell(row + 0.15, 0.5) * bell(far, 0.6)
     picture += (0.30 + 0.12 * cloud) * ramp(-0.72 - row + 0.5 * (far - 0.6), 4.0) * ramp(far - 0.30, 5.0)
     picture -= 0.17 * n["sinus"] * bell(far - 0.30, 0.13) * bell(row + 0.66, 0.17)
@@ -128,38 +130,39 @@ def _face(n: Numbers, frame: Frame, cloud: FloatArray, habitus: float) -> FloatA
     return picture
 
 
-def _jaw(n: Numbers, frame: Frame, picture: FloatArray, bone: FloatArray) -> None:
+def _jaw(n: Numbers, frame: Frame, picture: Field, bone: Field) -> None:
     """The lower jaw with its ramus, canal and bright rim; the bone that holds the teeth; dark below."""
     far, row = np.abs(frame.column), frame.row
     reach = np.minimum(far / n["jaw_width"], 1.25)
     border = n["chin"] - 0.50 * reach**3 - 0.06 * reach
     inside = border - row
     outside = n["jaw_width"] + 0.05 - 0.09 * row - far
-    np.minimum(inside, outside * frame.aspect, out=inside)
+    outside *= frame.aspect
+    inside = 0.5 * (inside + outside - np.sqrt((inside - outside) ** 2 + 0.03))
     picture -= 0.16 * ramp(-inside - 0.03, 6.0) * ramp(row + 0.1, 4.0)
-    rim = bell(inside - 0.045, 0.030) * ramp(row + 0.55, 6.0)
+    rim = bell(inside - 0.035, 0.024) * (0.35 + 0.65 * ramp(row - 0.1, 3.0)) * ramp(row + 0.60, 6.0)
     body = ramp(inside, frame.slope * 0.8)
     gums = ramp(frame.below + 0.02, 8.0)
     ramus = ramp(far - 0.56 - 0.10 * row, 10.0) * ramp(row + 0.60, 8.0)
     body *= np.maximum(gums, ramus)
-    picture += body * (0.17 + n["jaw_light"] + 0.035 * bone)
-    picture += 0.24 * rim
+    picture += body * (0.12 + n["jaw_light"] + 0.03 * bone)
+    picture += 0.20 * rim + 0.13 * bell(far - n["jaw_width"] - 0.07, 0.05) * bell(row + 0.66, 0.08)
     canal = row - (border - 0.24 - 0.5 * np.maximum(far - 0.45, 0))
     picture -= 0.06 * bell(canal, 0.025) * body * ramp(far - 0.22, 10.0)
     upper = ramp(-frame.below + 0.02, 8.0) * ramp(row - n["palate"], 6.0) * ramp(0.56 - far, 8.0)
-    picture += upper * (0.14 + 0.03 * bone)
+    picture += upper * (0.08 + 0.03 * bone)
 
 
 def _row_of_teeth(
-    n: Numbers, numbers: Numbers, jaw: str, frame: Frame, picture: FloatArray, whole: Mapping[int, Sequence[int]]
-) -> FloatArray:
+    n: Numbers, numbers: Numbers, jaw: str, frame: Frame, picture: Field, whole: Mapping[int, Sequence[int]]
+) -> Field:
     """Draw one jaw's teeth and give the share of each pixel that is tooth; teeth in `whole` are not missing."""
     far = np.abs(frame.column[:, 0])
     count = (_DENSITY * far - _BEND * far * far) / n["crowding"][:, 0]
     place = np.clip(np.floor(count), 0, 7).astype(int)
     tooth = np.where(frame.column[:, 0] < 0, 7 - place, 8 + place)
 
-    def of_tooth(name: str) -> FloatArray:
+    def of_tooth(name: str) -> Field:
         return np.take_along_axis(numbers[f"{jaw}_{name}"], tooth, 1)[:, None]
 
     there = numbers[f"{jaw}_there"] > np.where(np.isin(np.arange(_TEETH), (0, 15)), _WISDOM_GONE, _GONE)
@@ -174,7 +177,7 @@ def _row_of_teeth(
     across = (count - place)[:, None] - 0.5 + of_tooth("tilt") * depth
     np.abs(across, out=across)
     taper = np.clip((depth - crown) / (length - crown), 0, 1)
-    edge = 0.47 - 0.09 * np.clip((depth - crown) * 14 + 1, 0, 1) - 0.27 * taper * taper
+    edge = 0.455 - 0.085 * np.clip((depth - crown) * 14 + 1, 0, 1) - 0.27 * taper * taper
     edge -= 0.10 * np.clip(1 - depth * 22, 0, 1) + across
     roots = across + 0.12 - 0.22 * np.clip((depth - crown - 0.05) * 12, 0, 1) + 10.0 * (rank < 5)
     np.minimum(edge, roots, out=edge)
@@ -187,16 +190,14 @@ def _row_of_teeth(
     return share
 
 
-def _shade(
-    share: FloatArray, place: tuple[FloatArray, FloatArray, FloatArray, FloatArray], frame: Frame, picture: FloatArray
-) -> None:
+def _shade(share: Field, place: tuple[Field, Field, Field, Field], frame: Frame, picture: Field) -> None:
     """Bright enamel, paler dentine, a dark pulp down the middle; the gaps between crowns dark."""
     depth, across, crown, length = place
     is_crown = ramp(crown - depth, frame.slope * 0.6)
     gap = is_crown * ramp(depth + 0.03, frame.slope)
     picture -= gap * (1 - share) * 0.14
     pulp = ramp(0.10 - across, 12.0) * np.clip((depth - 0.06) * 10, 0, 1) * np.clip((length - depth) * 6, 0, 1)
-    light = 0.56 + 0.16 * is_crown + 0.06 * np.clip(across - 0.25, 0, 1) - 0.10 * pulp
+    light = 0.59 + 0.19 * is_crown + 0.20 * np.clip(across - 0.25, 0, 1) - 0.12 * pulp
     picture += share * (light - picture)
 
 
@@ -216,29 +217,15 @@ def _spots(numbers: Numbers, number: int) -> list[Spot]:
     return found
 
 
-def _decay(
-    n: Numbers, number: int, spot: Spot, frame: Frame, picture: FloatArray, teeth: FloatArray, masks: MaskArray
-) -> None:
-    """Darken a round spot of a tooth and mark it."""
-    jaw, tooth, across, depth, radius, darkness = spot
+def _hole(numbers: Numbers, number: int, spot: Spot, frame: Frame) -> Field:
+    """The share of each pixel ``[H, W]`` of one film that lies in a round spot of a crown."""
+    jaw, tooth, across, depth, radius, _ = spot
     rank = tooth - 8 if tooth >= 8 else 7 - tooth
-    count = (rank + 0.5 + across) * float(n["crowding"][number, 0, 0])
+    count = (rank + 0.5 + across) * float(numbers["crowding"][number])
     far = (_DENSITY - np.sqrt(_DENSITY**2 - 4 * _BEND * count)) / (2 * _BEND)
-    x = np.float32(far if tooth >= 8 else -far)
-    mine = {name: values[number] for name, values in n.items()}
-    down = depth + mine["gape"]
+    x = np.full((1, 1), far if tooth >= 8 else -far, np.float32)
+    mine = {name: values[number] for name, values in numbers.items()}
+    down = depth + float(mine["gape"])
     y = _bite(mine, x) + (-down if jaw == "upper" else down)
     away = np.hypot((frame.column[number] - x) * frame.aspect, frame.row[number] - y)
-    share = ramp((radius - away).astype(np.float32), min(frame.slope, 30.0)) * teeth[number]
-    picture[number] -= darkness * share
-    masks[number][(share > 0.4) & (masks[number] > 0)] = 2
-
-
-def _frame_edges(n: Numbers, picture: FloatArray) -> None:
-    """The marker of the side."""
-    height, width = picture.shape[1:]
-    top, left = int(0.84 * height), int(0.94 * width)
-    thick, tall = max(1, round(height / 64)), max(3, round(height / 14))
-    for number in np.flatnonzero(n["marker"][:, 0, 0] > 0):
-        picture[number, top : top + tall, left : left + thick] = 0.95
-        picture[number, top + tall - thick : top + tall, left : left + max(2, tall // 2 + 1)] = 0.95
+    return ramp(radius - away, min(frame.slope, 30.0))

@@ -1,7 +1,8 @@
 """Who holds which training cases: the natural sites, or a drawn partition; always by patient."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -65,9 +66,8 @@ def _natural(train: CaseSet, least: int) -> dict[str, CaseSet]:
 
 def _unique(cases: Sequence[Case]) -> list[Case]:
     """Cases renamed to origin/name where two original sites use one file name."""
-    names = [case.name for case in cases]
-    seen = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    return [replace(case, name=f"{case.site}/{case.name}") if case.name in seen else case for case in cases]
+    uses = Counter(case.name for case in cases)
+    return [replace(case, name=f"{case.site}/{case.name}") if uses[case.name] > 1 else case for case in cases]
 
 
 def _owners(units: Sequence[Unit], num_classes: int, data: DataSettings, seed: int) -> list[int]:
@@ -104,7 +104,7 @@ def _by_shares(count: int, shares: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 def _dirichlet(units: Sequence[Unit], num_classes: int, data: DataSettings, rng: np.random.Generator) -> np.ndarray:
-    """Each label's patients spread over the sites by shares drawn from Dirichlet(alpha); the label is the first image's."""
+    """Each label's patients spread over the sites by shares from Dirichlet(alpha); the label is the first image's."""
     labels = np.array([-1 if unit[0].label is None else unit[0].label for unit in units])
     owners = np.empty(len(units), int)
     for label in range(-1, num_classes):
@@ -113,8 +113,3 @@ def _dirichlet(units: Sequence[Unit], num_classes: int, data: DataSettings, rng:
             shares = np.maximum(rng.dirichlet([data.alpha] * data.sites), 1e-12)
             owners[chosen] = _by_shares(len(chosen), shares / shares.sum(), rng)
     return owners
-
-
-def origins(parts: Mapping[str, CaseSet]) -> dict[str, list[str]]:
-    """The patients of each site, for tests of who is where."""
-    return {site: list(part.by_patient()) for site, part in parts.items()}

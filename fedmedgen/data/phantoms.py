@@ -1,4 +1,4 @@
-"""Procedural radiographs with exact masks and classes, from a seed: a data set to try, and a prior that costs no privacy."""
+"""Procedural radiographs with exact masks and classes, from a seed: a set to try, and a prior that costs no privacy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,17 @@ from fedmedgen.data.film import PhantomStyle, expose
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import DataSettings
 
-__all__ = ["PRIOR_STYLE", "STANDS_FOR", "PhantomStyle", "classes_of", "draw", "mask_classes_of", "prior", "site_style"]
+__all__ = [
+    "PRIOR_STYLE",
+    "STANDS_FOR",
+    "PhantomStyle",
+    "classes_of",
+    "draw",
+    "mask_classes_of",
+    "prior",
+    "site_seed",
+    "site_style",
+]
 
 Anatomy = Literal["chest", "panoramic"]
 
@@ -29,7 +39,7 @@ STANDS_FOR = {  # public names of findings, and the phantom finding that looks m
     "mass": "nodule",
     "decay": "caries",
 }
-_FILMS_AT_ONCE = 32
+_FILMS_AT_ONCE = 16
 _PARTS: Mapping[str, ModuleType] = {"chest": chest, "panoramic": panoramic}
 
 
@@ -61,6 +71,11 @@ def mask_classes_of(anatomy: Anatomy) -> tuple[str, ...]:
     return tuple(_PARTS[anatomy].MASK_CLASSES)
 
 
+def site_seed(seed: int, name: str) -> int:
+    """The seed of a site's phantoms: no two sites, and no site and the prior, share one."""
+    return seed_of(seed, "phantoms", name)
+
+
 def site_style(seed: int, name: str) -> PhantomStyle:
     """The machine and the people of a site: drawn from the seed, always apart from the prior's."""
     rng = np.random.default_rng(seed_of(seed, "phantoms", "style", name))
@@ -74,7 +89,7 @@ def site_style(seed: int, name: str) -> PhantomStyle:
         contrast=1 + away(0.18),
         toe=0.25 + away(0.15),
         blur=0.016 + away(0.007),
-        noise=0.024 + away(0.010),
+        noise=0.020 + away(0.009),
         habitus=away(0.8),
         marker=float(rng.uniform(0, 1)),
     )

@@ -1,5 +1,7 @@
 """Pixels of any depth and size to the study's: grey in [-1, 1], resized; masks resized by area."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -98,7 +100,7 @@ def _scale(values: FloatArray, size: tuple[int, int], filter_: Image.Resampling)
     return np.asarray(picture, np.float32)
 
 
-def mask_values(mask: NDArray[np.generic], num_classes: int) -> MaskArray:
+def mask_values(mask: NDArray[Any], num_classes: int) -> MaskArray:
     """Class numbers from a mask file: 0 .. M-1 as they stand, or spread evenly over 0 .. 255 (two classes: 0 and 255).
 
     Grey edges of a two-class mask are cut at half. A colour mask counts if its channels agree.
@@ -110,11 +112,11 @@ def mask_values(mask: NDArray[np.generic], num_classes: int) -> MaskArray:
     spread = np.round(np.arange(num_classes) * 255 / (num_classes - 1)).astype(int)
     whole = np.issubdtype(flat.dtype, np.integer) or flat.dtype == bool
     if whole and values.max() < num_classes:
-        return flat.astype(np.uint8)
+        return np.asarray(flat, np.uint8)
     if whole and num_classes == 2 and 128 <= values.max() <= 255:
-        return (flat >= 128).astype(np.uint8)
+        return np.asarray(flat >= 128, np.uint8)
     if whole and np.isin(values, spread).all():
-        return np.searchsorted(spread, flat).astype(np.uint8)
+        return np.asarray(np.searchsorted(spread, flat), np.uint8)
     got = ", ".join(map(str, values[:5])) + ("…" if len(values) > 5 else "")
     expected = f"0 to {num_classes - 1} or {', '.join(map(str, spread))}"
     raise Unusable("mask-values", got=got, expected=expected)

@@ -8,7 +8,7 @@ from fedmedgen.data.cases import Rejected
 KINDS: dict[str, str] = {
     # pictures
     "empty-file": "the file is empty (0 bytes): copy it again",
-    "not-a-picture": "not a picture in a format that is read here (PNG, JPEG, TIFF, BMP, DICOM): remove it or convert it",
+    "not-a-picture": "not a picture that can be read here (PNG, JPEG, TIFF, BMP, DICOM): remove it or convert it",
     "truncated-picture": "the picture breaks off before its last row: copy it again",
     "picture-too-small": "expected at least {least} pixels a side, got {height}x{width}: export it at full size",
     "picture-too-large": "expected at most {most} million pixels, got {height}x{width}: export it smaller",
@@ -21,7 +21,7 @@ KINDS: dict[str, str] = {
     "mask-without-picture": "no picture in images/ has this mask's name: rename it or remove it",
     "folder-without-images": "a folder beside the sites without images/ in it: rename its folder of pictures to images",
     # labels.csv
-    "table-unreadable": "not readable as comma-separated text in UTF-8, so the site is left out: save it again as UTF-8",
+    "table-unreadable": "not comma-separated text in UTF-8, so the site is left out: save it again as UTF-8",
     "table-empty": "no header line, so the site is left out: write a header and a line for each picture",
     "table-columns": "expected a column {expected!r}, got {got}; the site is left out: rename the column or set "
     "data.columns.filename",
@@ -31,8 +31,8 @@ KINDS: dict[str, str] = {
     "duplicate-name": "listed {count} times (lines {lines}), so what it shows is in doubt: keep one line",
     "missing-row": "the picture has no line in labels.csv: add one",
     "missing-label": "line {line} has neither a label nor a label name: fill one in",
-    "label-not-a-number": "line {line}: expected a whole number from 0 as label, got {got!r}: correct it or add label names",
-    "label-conflict": "line {line} calls label {label} {got!r} where an earlier line calls it {expected!r}: make them agree",
+    "label-not-a-number": "line {line}: expected a whole number from 0 as label, got {got!r}: correct it or name it",
+    "label-conflict": "line {line} calls label {label} {got!r}, an earlier line {expected!r}: make them agree",
     "unknown-class": "class {got!r} is not among data.classes ({expected}): correct the label or add the class",
     "missing-patient": "no patient is named though others of the site are: fill in the patient",
     "unknown-split": "line {line}: expected train, val or test as split, got {got!r}: correct it",

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedmedgen.data import phantoms
 from fedmedgen.data.arrays import read_npz
 from fedmedgen.data.cases import Case, CaseSet, Rejected
-from fedmedgen.data.folders import Found, is_site, read_site
+from fedmedgen.data.folders import Found, is_site, mask_values_seen, read_site
 from fedmedgen.data.rejection import reject
 from fedmedgen.data.tables import Row
 from fedmedgen.errors import DataError
@@ -50,6 +50,16 @@ def scan(settings: DataSettings, *, seed: int) -> CaseSet:
     )
 
 
+def guess_mask_classes(settings: DataSettings) -> tuple[str, ...]:
+    """Names for the masks of a folder whose settings name none: background and as many others as a few masks hold."""
+    root = Path(settings.root).expanduser()
+    values = mask_values_seen(root) if root.is_dir() else set()
+    if not values:
+        return ()
+    others = 1 if values <= {0, 255} or (max(values) > 127 and len(values) > 12) else max(1, len(values - {0}))
+    return ("background", *(f"structure-{number + 1}" for number in range(others)))
+
+
 def require_enough(cases: CaseSet, settings: DataSettings) -> None:
     """**Raises** `DataError` if fewer than `data.min_patients` patients (or images, without ids) are usable."""
     count = len(cases.by_patient())
@@ -68,10 +78,7 @@ def _read(root: Path, settings: DataSettings) -> Found:
     if not root.is_dir():
         what = "a file of another kind" if root.exists() else "nothing"
         raise DataError(f"data.root: expected a folder or an npz at {root}, found {what}: correct data.root")
-    if is_site(root):
-        found = read_site(root, root.name, settings)
-    else:
-        found = _read_sites(root, settings)
+    found = read_site(root, root.name, settings) if is_site(root) else _read_sites(root, settings)
     if not found.cases and not found.rejected:
         raise DataError(
             f"data.root: no picture in {root}: expected SITE/images/*.png, images/*.png or DICOM files below it"
@@ -141,8 +148,8 @@ def _with_splits(cases: Sequence[Case], test_share: float, seed: int) -> list[Ca
     test: set[tuple[str, str]] = set()
     for site, names in units.items():
         count = max(1, round(test_share * len(names))) if len(names) > 1 else 0
-        drawn = sorted(names, key=lambda name: seed_of(seed, "split", site, name))  # noqa: B023
-        test |= {(site, name) for name in drawn[:count]}
+        drawn = sorted((seed_of(seed, "split", site, name), name) for name in names)
+        test |= {(site, name) for _, name in drawn[:count]}
     return [
         case if case.split else replace(case, split="test" if (case.site, unit_of[id(case)]) in test else "train")
         for case in cases
@@ -160,7 +167,7 @@ def _phantoms(settings: DataSettings, seed: int) -> CaseSet:
             spec.anatomy,
             spec.patients_per_site,
             size=(settings.size[0], settings.size[1]),
-            seed=seed_of(seed, "phantoms", site),
+            seed=phantoms.site_seed(seed, site),
             style=phantoms.site_style(seed, site),
             classes=classes,
             mask_classes=settings.mask_classes,

@@ -57,7 +57,8 @@ def read_table(path: Path, columns: ColumnSettings) -> Table:
         except Unusable as unusable:
             rows.pop(name, None)
             rejected[name] = Rejected(name, unusable.kind, str(unusable))
-    return Table(rows, rejected, columns.label in header or columns.label_name in header)
+    named = {column for column in header if column}
+    return Table(rows, rejected, bool({columns.label, columns.label_name} & named))
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -82,7 +83,7 @@ def _row(name: str, found: Sequence[tuple[int, Sequence[str]]], header: Sequence
         raise Unusable("row-length", line=line, got=len(cells), expected=len(header))
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise Unusable("row-outside", line=line)
-    said = {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
+    said = {column: cell.strip() for column, cell in zip(header, cells, strict=True) if column}
     label, label_name = said.get(columns.label, ""), said.get(columns.label_name, "")
     labelled = columns.label in said or columns.label_name in said
     if labelled and not label and not label_name:

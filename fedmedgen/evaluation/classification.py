@@ -20,7 +20,7 @@ from fedmedgen.seeds import seed_of
 
 log = logging.getLogger(__name__)
 
-WIDTHS = (16, 32, 64)
+WIDTHS = (16, 32, 64, 64)
 LARGEST_SIDE = 64
 BATCH = 32
 LEARNING_RATE = 3e-3
@@ -98,9 +98,9 @@ def _network(num_classes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     before = 1
     for width in WIDTHS:
-        layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
+        layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
         before = width
-    layers += [nn.Conv2d(before, before, 3, padding=1), nn.GroupNorm(8, before), nn.ReLU()]
+    layers += [nn.Conv2d(before, before, 3, padding=1), nn.BatchNorm2d(before), nn.ReLU()]
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(4 * before, num_classes)
     )

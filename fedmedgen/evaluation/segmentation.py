@@ -23,10 +23,10 @@ from fedmedgen.seeds import seed_of
 
 log = logging.getLogger(__name__)
 
-WIDTHS = (16, 32, 64, 128)
+WIDTHS = (16, 32, 64)
 LARGEST_SIDE = 64
 BATCH = 8
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 1e-4
 
 
@@ -107,7 +107,7 @@ def predict(network: nn.Module, cases: CaseSet) -> list[MaskArray]:
 
 
 def _network(num_masks: int) -> nn.Module:
-    network: nn.Module = UNet(2, 1, num_masks, channels=WIDTHS, strides=(2, 2, 2), num_res_units=1, norm="instance")
+    network: nn.Module = UNet(2, 1, num_masks, channels=WIDTHS, strides=(2, 2), num_res_units=2, norm="batch")
     return network
 
 

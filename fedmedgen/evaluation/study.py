@@ -1,11 +1,11 @@
 """The whole evaluation of a study: the synthetic set beside real data, the prior alone and each site alone."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.cases import CaseSet
 from fedmedgen.evaluation import classification, segmentation
 from fedmedgen.evaluation.fidelity import fidelity
 from fedmedgen.evaluation.recipe import skipped
@@ -13,49 +13,59 @@ from fedmedgen.settings import EvaluationSettings
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
 Yardstick = Callable[[CaseSet, str, int], dict[str, Any]]
 """Trains on a set (named for the log) with a number of seeds, and tests."""
+TASKS = ("classification", "segmentation")
+RANKED_BY = {"classification": "auc", "segmentation": "dice_mean"}
 
 
-def evaluate(  # noqa: PLR0913  (five sets of cases and how to measure: nothing here belongs together)
+class Options(TypedDict, total=False):
+    """Who is told what is being measured, and which tasks are."""
+
+    progress: Callable[[str], None] | None
+    tasks: Sequence[str]
+
+
+def evaluate(
     synthetic: CaseSet,
     train_by_site: Mapping[str, CaseSet],
     test: CaseSet,
     prior: CaseSet | None,
     settings: EvaluationSettings,
-    seed: int = 0,
-    progress: Progress | None = None,
+    seed: int,
+    **options: Unpack[Options],
 ) -> dict[str, Any]:
     """Fidelity, and for classification and segmentation: tstr, trtr, prior, best_site, per_site.
 
     What can't be measured is ``{"skipped": why}``. The best site is found by one seed on the test cases, which
     flatters it, never the synthetic set.
     """
-    say = progress or log.info
+    say = options.get("progress") or log.info
     train = _together(train_by_site, test)
     alike, why = _prior_like(test, prior, settings.prior_labels)
-    sets = {"synthetic": synthetic, "real": train, "prior": alike or why}
+    sets = {"trtr": train, "tstr": synthetic, "prior": why if alike is None else alike}
+    say("fidelity")
+    found: dict[str, Any] = {"fidelity": fidelity(synthetic, train, seed=seed, max_cases=settings.max_cases)}
+    if alike is not None and "skipped" not in found["fidelity"]:
+        found["fidelity"]["prior"] = fidelity(alike, train, seed=seed, max_cases=found["fidelity"]["n"])
+    for task in options.get("tasks", TASKS):
+        yardstick = _yardstick(task, test, settings, seed, say)
+        found[task] = _task(sets, train_by_site, yardstick, RANKED_BY[task], settings.seeds)
+    return found
 
-    def classify(cases: CaseSet, name: str, seeds: int) -> dict[str, Any]:
-        say(f"classification, trained on {name}")
-        cut = _at_most(cases, settings.max_cases)
-        return classification.utility(cut, test, seeds=seeds, steps=settings.classifier_steps, base_seed=seed)
 
-    def segment(cases: CaseSet, name: str, seeds: int) -> dict[str, Any]:
-        say(f"segmentation, trained on {name}")
+def _yardstick(
+    task: str, test: CaseSet, settings: EvaluationSettings, seed: int, say: Callable[[str], None]
+) -> Yardstick:
+    def measure(cases: CaseSet, name: str, seeds: int) -> dict[str, Any]:
+        say(f"{task}, trained on {name}")
         cut = _at_most(cases, settings.max_cases)
+        if task == "classification":
+            steps = settings.classifier_steps
+            return classification.utility(cut, test, seeds=seeds, steps=steps, base_seed=seed)
         return segmentation.utility(cut, test, seeds=seeds, steps=settings.segmenter_steps, base_seed=seed)
 
-    say("fidelity")
-    near = fidelity(synthetic, train, seed=seed, max_cases=settings.max_cases)
-    if alike is not None and "skipped" not in near:
-        near["prior"] = fidelity(alike, train, seed=seed, max_cases=near["n"])
-    return {
-        "fidelity": near,
-        "classification": _task(sets, train_by_site, classify, "auc", settings.seeds),
-        "segmentation": _task(sets, train_by_site, segment, "dice_mean", settings.seeds),
-    }
+    return measure
 
 
 def _task(
@@ -65,11 +75,10 @@ def _task(
     by: str,
     seeds: int,
 ) -> dict[str, Any]:
-    """One task's rows; the floor row, real on real, decides whether the task can be measured at all."""
+    """One task's rows; the first, real on real, decides whether the task can be measured at all."""
     rows: dict[str, Any] = {}
-    for row, name in (("trtr", "real"), ("tstr", "synthetic"), ("prior", "prior")):
-        cases = sets[name]
-        found = skipped(cases) if isinstance(cases, str) else yardstick(cases, name, seeds)
+    for row, cases in sets.items():
+        found = skipped(cases) if isinstance(cases, str) else yardstick(cases, row, seeds)
         if row == "trtr" and "skipped" in found:
             return found
         rows[row] = found
@@ -116,5 +125,5 @@ def _prior_like(test: CaseSet, prior: CaseSet | None, stand_ins: tuple[str, ...]
     if missing or len(names) != len(test.classes):
         return None, f"the prior has no class that stands for {', '.join(missing) or 'each class'}"
     labels = {prior.classes.index(name): label for label, name in enumerate(names)}
-    cases: list[Case] = [replace(case, label=labels[case.label]) for case in prior if case.label in labels]
+    cases = [replace(case, label=labels[case.label]) for case in prior if case.label in labels]
     return replace(prior, cases=tuple(cases), classes=test.classes), ""

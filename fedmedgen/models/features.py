@@ -37,7 +37,7 @@ class Features(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor | FloatArray) -> Tensor:
-        device = self.stem[0].weight.device
+        device = next(self.parameters()).device
         parts = [self._of_batch(part.to(device)) for part in torch.split(torch.as_tensor(images).float(), BATCH)]
         return torch.cat(parts).clone() if parts else torch.zeros(0, NUM_FEATURES)
 

@@ -109,7 +109,7 @@ def dots(title: str, x_label: str, values: Sequence[Dot], *, level: tuple[str, f
         figure, axes = _sheet(0.75 + 0.32 * len(values) + (0.25 if level else 0))
         for place, dot in enumerate(values):
             colour = PALETTE[dot.colour % len(PALETTE)]
-            axes.errorbar(dot.mean, place, xerr=dot.sd, color=colour, marker="o", markersize=6, capsize=3)
+            axes.errorbar(dot.mean, place, xerr=dot.sd, color=colour, marker="o", markersize=6, elinewidth=2)
             axes.annotate(
                 f"{dot.mean:.3f}", (dot.mean, place), (0, 6), textcoords="offset points", ha="center", fontsize=8
             )
@@ -122,6 +122,31 @@ def dots(title: str, x_label: str, values: Sequence[Dot], *, level: tuple[str, f
         axes.set_yticks(range(len(values)), [dot.name for dot in values])
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(x_label)
+        return _svg(figure, title)
+
+
+def groups(title: str, x_label: str, names: Sequence[str], series: Mapping[str, Sequence[Dot | None]]) -> Markup:
+    """For each name one row of means with their sd, one colour and marker a series."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _sheet(1.0 + 0.5 * len(names))
+        for number, (name, found) in enumerate(series.items()):
+            rows = [(place + 0.15 * (number - (len(series) - 1) / 2), dot) for place, dot in enumerate(found) if dot]
+            axes.errorbar(
+                [dot.mean for _, dot in rows],
+                [place for place, _ in rows],
+                xerr=[dot.sd for _, dot in rows],
+                color=PALETTE[rows[0][1].colour if rows else number],
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle="none",
+                markersize=5,
+                label=name,
+            )
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), list(names))
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(x_label)
+        _legend(figure, axes)
         return _svg(figure, title)
 
 

@@ -16,40 +16,41 @@ Figures = list[tuple[Markup, str]]
 
 def tiles(record: Record) -> list[dict[str, str]]:
     """The few numbers that a reader should see first."""
-    result, metrics = record.result, record.metrics
-    sites = record.part("sites")
-    epsilon = record.part("privacy").get("epsilon")
-    privacy = "no privacy" if epsilon is None else f"ε {number(epsilon)}"
-    promise = "updates were sent in the clear" if epsilon is None else f"at most, for any {_unit(record)} of any site"
-    found = [{"value": privacy, "words": promise}]
+    result = record.result
+    lost = result.get("lost_sites") or {}
+    traffic = tables.size((result.get("bytes_up") or 0) + (result.get("bytes_down") or 0))
+    return [
+        _privacy_tile(record),
+        *_worth_tiles(record.metrics),
+        _tile(str(len(record.part("sites"))), f"sites, {len(lost)} of them lost" if lost else "sites, none lost"),
+        _tile(tables.duration(result.get("seconds")), f"for {result.get('rounds', NONE)} rounds, {traffic} of traffic"),
+    ]
+
+
+def _tile(value: str, said: str) -> dict[str, str]:
+    return {"value": value, "words": said}
+
+
+def _privacy_tile(record: Record) -> dict[str, str]:
+    if not words.private(record):
+        return _tile("no privacy", "plain updates were sent; there is no epsilon")
+    privacy = record.part("privacy")
+    unit = privacy.get("unit", "patient")
+    return _tile(f"\u03b5 = {number(privacy['epsilon'])}", f"at most in this run, for each {unit} of each site")
+
+
+def _worth_tiles(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
+    found = []
     for task, key, name in (("classification", "auc", "AUC"), ("segmentation", "dice_mean", "Dice")):
         mine, real = ((measured(metrics.get(task) or {}, row) or {}).get(key) for row in ("tstr", "trtr"))
         if mine and real:
-            found.append(
-                {
-                    "value": f"{mine['mean']:.3f}",
-                    "words": f"{name} from synthetic cases; from real ones {real['mean']:.3f}",
-                }
-            )
+            said = f"{name} from synthetic cases; from real ones {real['mean']:.3f}"
+            found.append(_tile(f"{mine['mean']:.3f}", said))
     near = metrics.get("fidelity") or {}
     if "fd" in near:
-        found.append(
-            {
-                "value": number(near["fd"]),
-                "words": f"FD (EfficientNet-Lite0); real against real {number(near['floor']['fd'])}",
-            }
-        )
-    lost = result.get("lost_sites") or []
-    found.append(
-        {"value": str(len(sites)), "words": "sites" + (f", {len(lost)} of them lost" if lost else ", none lost")}
-    )
-    found.append({"value": tables.duration(result.get("seconds")), "words": f"for {result.get('rounds', NONE)} rounds, "
-                  f"{tables.size((result.get('bytes_up') or 0) + (result.get('bytes_down') or 0))} of traffic"})  # fmt: skip
+        said = f"FD (EfficientNet-Lite0); real against real {number(near['floor']['fd'])}"
+        found.append(_tile(number(near["fd"]), said))
     return found
-
-
-def _unit(record: Record) -> str:
-    return str(record.part("privacy").get("unit") or "patient")
 
 
 def samples(record: Record) -> dict[str, Any]:
@@ -85,36 +86,43 @@ def sites(record: Record) -> dict[str, Any]:
 
 
 def training(record: Record) -> dict[str, Any]:
-    """Epsilon and loss over rounds, lost sites."""
-    found: Figures = []
+    """Epsilon and loss over rounds, and the sites that were lost."""
+    found = _epsilon_plot(record) + (_loss_plots(record) if record.shows_sites else [])
+    notes = [] if words.private(record) else ["No epsilon is drawn: this run had no privacy."]
+    if not record.shows_sites:
+        notes.append("Loss and data of the sites are not drawn: that is done in simulations on public data only.")
+    lost = record.result.get("lost_sites") or {}
+    rows = [[name, str(why)] for name, why in lost.items()] if isinstance(lost, Mapping) else [[n, NONE] for n in lost]
+    return {"plots": found, "note": " ".join(notes), "lost": rows}
+
+
+def _epsilon_plot(record: Record) -> Figures:
     spent = tables.epsilon_lines(record.rounds)
-    if spent:
-        target = record.part("privacy").get("epsilon")
-        panel = Panel(title="Epsilon over rounds", x_label="round, all stages in order", y_label="epsilon spent (no unit)",
-                      lines=spent, level=("budget of the run", float(target)) if target is not None else None)  # fmt: skip
-        found.append(
-            (figures.lines(panel), "What each site had spent after each round; lines that agree lie on each other.")
-        )
-    for stage in tables.stages(record.rounds) if record.shows_sites else []:
-        errors = tables.loss_lines(record.rounds, stage)
-        if errors:
-            panel = Panel(
-                title=f"Loss of the {stage}", x_label=f"{stage} round", y_label="training loss (no unit)", lines=errors
-            )
-            found.append((figures.lines(panel), f"Loss of the {stage} at each site. {words.MEANINGS['loss']}"))
-    lost = record.result.get("lost_sites") or []
-    note = (
-        ""
-        if record.shows_sites
-        else "Loss and data of the sites are not drawn: that is done in simulations on public data only."
-    )
     if not spent:
-        note = ("No epsilon is drawn: this run had no privacy. " + note).strip()
-    return {
-        "plots": found,
-        "note": note,
-        "lost": ", ".join(map(str, lost)) if lost else "None: every site stayed to the end.",
-    }
+        return []
+    target = record.part("privacy").get("epsilon")
+    panel = Panel(
+        title="Epsilon over rounds",
+        x_label=f"round ({', then '.join(tables.stages(record.rounds))})",
+        y_label="epsilon spent (no unit)",
+        lines=spent,
+        level=None if target is None else ("budget of the run", float(target)),
+    )
+    return [
+        (figures.lines(panel), "What each site had spent after each round; it never goes above the budget of the run.")
+    ]
+
+
+def _loss_plots(record: Record) -> Figures:
+    found = []
+    for stage in tables.stages(record.rounds):
+        errors = tables.loss_lines(record.rounds, stage)
+        panel = Panel(
+            title=f"Loss of the {stage}", x_label=f"{stage} round", y_label="training loss (no unit)", lines=errors
+        )
+        if errors:
+            found.append((figures.lines(panel), f"Loss of the {stage} at each site. {words.MEANINGS['loss']}"))
+    return found
 
 
 def files(record: Record) -> dict[str, Any]:
@@ -135,7 +143,8 @@ def data(record: Record) -> dict[str, Any]:
     if chart is None:
         return {"plot": None}
     rows = [row for row in record.result.get("data") or [] if isinstance(row, Mapping)]
-    head = list(dict.fromkeys(name for row in rows for name in row))
+    rows = [{**row, **(row.get("classes") or {}), "classes": None} for row in rows]
+    head = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "classes"]
     return {
         "plot": figures.bars("Data per site", chart),
         "words": "Training images of each class at each site.",

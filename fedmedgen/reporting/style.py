@@ -28,7 +28,7 @@ p { margin: .4rem 0 .8rem; max-width: 46rem; }
   font-variant-numeric: tabular-nums; }
 .tiles span { display: block; font-size: .82rem; color: var(--soft); line-height: 1.4; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.1rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem;
   margin: 1rem 0; }
 figure { margin: 0; } figcaption { margin-top: .5rem; }
 svg.plot { width: 100%; height: auto; display: block; } svg.plot text { font-family: inherit !important; }
@@ -42,9 +42,9 @@ dl { display: grid; grid-template-columns: 9rem 1fr; margin: 0; font-size: .95re
 dt { color: var(--soft); font-weight: 600; font-size: .86rem; padding: .42rem 0; border-top: 1px solid var(--line); }
 dd { margin: 0; padding: .36rem 0; border-top: 1px solid var(--line); }
 dt:first-of-type, dd:first-of-type { border-top: 0; }
-.grid { display: grid; grid-template-columns: 3fr 2fr; gap: .3rem 1.4rem; }
+.grid { display: grid; grid-template-columns: 1fr 1fr; gap: .3rem 1.6rem; }
 .grid h3 { margin: .9rem 0 .2rem; }
-.shots { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.6rem, 1fr)); gap: .35rem;
+.shots { display: grid; grid-template-columns: repeat(4, 1fr); gap: .35rem;
   align-content: start; }
 svg.tile { width: 100%; height: auto; display: block; border-radius: .25rem; background: #000; }
 svg.tile .mask { fill-opacity: .14; stroke-width: 1.4px; vector-effect: non-scaling-stroke; stroke-linejoin: round; }

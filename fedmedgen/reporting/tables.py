@@ -30,7 +30,7 @@ def number(value: Any, digits: int = 3) -> str:
         return NONE
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}".replace("e-0", "e-")
 
 
 def size(count: Any) -> str:
@@ -85,6 +85,10 @@ def class_rows(task: Mapping[str, Any], name: str) -> list[list[str]]:
     return [[label, *[spread((row or {}).get(name, {}).get(label)) for row in rows.values()]] for label in first[name]]
 
 
+def _short(title: str) -> str:
+    return title.split(",")[0].split(" (")[0]
+
+
 def utility_dots(task: Mapping[str, Any], name: str) -> list[Dot]:
     """The value called `name` of each measured row."""
     found = []
@@ -92,16 +96,41 @@ def utility_dots(task: Mapping[str, Any], name: str) -> list[Dot]:
         row = measured(task, key)
         if row and row.get(name):
             value = row[name]
-            short = title.split(",")[0].split(" (")[0]
-            found.append(Dot(name=short, mean=value["mean"], sd=value["sd"], colour=COLOURS[key]))
+            found.append(Dot(name=_short(title), mean=value["mean"], sd=value["sd"], colour=COLOURS[key]))
     return found
+
+
+def class_dots(task: Mapping[str, Any], name: str) -> tuple[list[str], dict[str, list[Dot | None]]]:
+    """The classes, and for each measured row the value called `name` of each class."""
+    first = measured(task, "trtr")
+    classes = list((first or {}).get(name) or {})
+    series: dict[str, list[Dot | None]] = {}
+    for key, title in ROWS:
+        row = measured(task, key)
+        if row is not None:
+            values = [row[name].get(label) for label in classes]
+            series[_short(title)] = [
+                Dot(name=label, mean=value["mean"], sd=value["sd"], colour=COLOURS[key]) if value else None
+                for label, value in zip(classes, values, strict=True)
+            ]
+    return classes, series
 
 
 def epsilon_lines(rounds: Iterable[Round]) -> tuple[Line, ...]:
     """Epsilon spent so far by each site, over all rounds of all stages in the order of the file."""
     rows = list(rounds)
     places = {step: place + 1 for place, step in enumerate(dict.fromkeys((row.stage, row.round) for row in rows))}
-    return _by_site((row.site, places[row.stage, row.round], row.epsilon) for row in rows)
+    return _merged(_by_site((row.site, places[row.stage, row.round], row.epsilon) for row in rows))
+
+
+def _merged(found: tuple[Line, ...]) -> tuple[Line, ...]:
+    """Lines that lie on each other as one, named after all their sites."""
+    names: dict[tuple[tuple[float, ...], tuple[float, ...]], list[str]] = {}
+    for line in found:
+        names.setdefault((line.x, line.y), []).append(line.name)
+    if len(names) == 1 and len(found) > 1:
+        return (Line(name="every site", x=found[0].x, y=found[0].y),)
+    return tuple(Line(name=", ".join(sites), x=x, y=y) for (x, y), sites in names.items())
 
 
 def loss_lines(rounds: Iterable[Round], stage: str) -> tuple[Line, ...]:

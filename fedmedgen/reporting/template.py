@@ -14,7 +14,9 @@ MACROS = """
 <figure class="card">{{ plot }}<figcaption>{{ caption }}</figcaption></figure>
 {% endmacro %}
 {% macro shots(shots) %}
-<div class="shots">{% for shot in shots %}{{ shot }}{% else %}<span class="soft">none in the set</span>{% endfor %}</div>
+<div class="shots">
+{% for shot in shots %}{{ shot }}{% else %}<span class="soft">none in the set</span>{% endfor %}
+</div>
 {% endmacro %}
 {% macro words(names) %}
 <ul class="words">{% for name in names %}<li>{{ meanings[name] }}</li>{% endfor %}</ul>
@@ -39,7 +41,8 @@ SAMPLES = """
 <section id="samples"><h2>What it draws</h2>
 {% if samples %}
 <p>The first cases of the synthetic set in each class, not chosen ones
-{%- if has_phantoms %}, beside phantoms: radiographs drawn by a program, from no patient{% endif %}. No real patient's image is on this page.</p>
+{%- if has_phantoms %}, beside phantoms: radiographs drawn by a program, from no patient{% endif %}.
+No real patient's image is on this page.</p>
 {% if mask_key %}<input type="checkbox" id="masks" checked><label for="masks"> masks</label>
 <span class="key soft">
 {% for name, colour in mask_key %}<i style="background:{{ colour }}"></i>{{ name }}{% endfor %}</span>
@@ -67,6 +70,7 @@ CLAIM = """
 
 WORTH = """
 <section id="worth"><h2>What the synthetic set is worth</h2>
+{{ words(["tstr", "prior", "best_site"]) }}
 {% for task in (classification, segmentation) %}
 <h3>{{ task.title }}</h3>
 {% if task.skipped %}<p>Not measured: {{ task.skipped }}.</p>{% else %}
@@ -85,6 +89,7 @@ WORTH = """
 <h3>Likeness to real images</h3>
 {% if fidelity.skipped %}<p>Not measured: {{ fidelity.skipped }}.</p>{% else %}
 <p>{{ fidelity.reading }}</p>
+<div class="pair">{% for plot, caption in fidelity.plots %}{{ figure(plot, caption) }}{% endfor %}</div>
 {{ table(fidelity.head, fidelity.rows, mine="Synthetic") }}
 {{ words(["fd", "coverage"]) }}{% endif %}
 </section>
@@ -94,7 +99,9 @@ COURSE = """
 <section id="course"><h2>How the run went</h2>
 <div class="pair">{% for plot, caption in training.plots %}{{ figure(plot, caption) }}{% endfor %}</div>
 {% if training.note %}<p class="note">{{ training.note }}</p>{% endif %}
-<h3>Lost sites</h3><p>{{ training.lost }}</p>
+<h3>Lost sites</h3>
+{% if training.lost %}{{ table(["Site", "Last seen"], training.lost, texts=2) }}
+{% else %}<p>None: every site stayed to the end.</p>{% endif %}
 <h3>Rejected replies</h3>
 {% if replies %}{{ table(["Stage", "Round", "Site", "What happened", "Why"], replies, texts=5) }}
 {% else %}<p>None: every reply could be used.</p>{% endif %}

@@ -52,11 +52,11 @@ def claim(record: Record) -> list[tuple[str, str]]:
     unit, delta = str(privacy.get("unit", "patient")), float(privacy.get("delta", record.settings.privacy.delta))
     epsilon = float(privacy["epsilon"])
     return [
-        ("Promise", f"All that a site sends in this run is ({number(epsilon)}, {delta:g})-differentially private."),
+        ("Promise", f"All that a site sends in this run is ({number(epsilon)}, {number(delta)})-differentially private."),
         ("In words", _sentence(risk_words(epsilon, delta))),
         ("Unit", _unit_words(unit)),
         ("Neighbours", f"Add/remove one {unit}: the bound compares the site's data with and without that {unit}."),
-        ("Delta", f"{delta:g}, the chance that the bound doesn't hold."),
+        ("Delta", f"{number(delta)}, the chance that the bound doesn't hold."),
         *_mechanism(privacy, unit),
         ("Trusted", "A site trusts itself alone. The server and all other sites may work together against it."),
         ("Several sites", f"For a {unit} that several sites hold, their epsilons add up."),
@@ -96,7 +96,9 @@ def task_verdict(task: Mapping[str, Any], name: str) -> str:
     if unit == "AUC" and mine["mean"] - 2 * mine["sd"] <= 0.5 + 5 * SAME:
         return f"{text}. That is hardly better than tossing a coin (0.5): this set does not carry the classes."
     if prior and mine["mean"] <= prior["mean"] + SAME:
-        return f"{text}, and from phantoms alone {prior['mean']:.3f}: the sites' data added nothing that this test sees."
+        return (
+            f"{text}, and from phantoms alone {prior['mean']:.3f}: the sites' data added nothing that this test sees."
+        )
     return f"{text}, and from phantoms alone {prior['mean']:.3f}." if prior else f"{text}."
 
 

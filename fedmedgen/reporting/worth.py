@@ -1,9 +1,12 @@
 """The report's section on worth: what the synthetic set teaches, and how near it is to real images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from fedmedgen.reporting import figures, tables, words
+from fedmedgen.reporting.figures import Bars
 from fedmedgen.reporting.record import Record
 from fedmedgen.reporting.tables import NONE, measured, number, spread
 
@@ -21,10 +24,14 @@ def classification(record: Record) -> dict[str, Any]:
         "plot": figures.dots(
             "AUC", "AUC on held-out real cases (no unit)", tables.utility_dots(task, "auc"), level=("coin", 0.5)
         ),
-        "plot_words": "Area under the ROC curve on held-out real cases; the bar is one sd over seeds, the dashed line is a coin.",
+        "plot_words": "Area under the ROC curve on held-out real cases. Bars: one sd over seeds; dashed: a coin.",
+        "class_plot": figures.groups(
+            "Recall", "recall on held-out real cases (no unit)", *tables.class_dots(task, "recall")
+        ),
+        "class_plot_words": "Share of the real cases of each class that are found: look at the rare ones.",
         "class_rows": tables.class_rows(task, "recall"),
         "class_head": ["Recall of", *ROW_NAMES],
-        "meanings": ["auc", "tstr", "prior", "best_site", "recall"],
+        "meanings": ["auc", "recall"],
     }
     return found | _sites_alone(task, "auc", "AUC")
 
@@ -35,19 +42,29 @@ def segmentation(record: Record) -> dict[str, Any]:
     found = _task(task, ("dice_mean", "hd95"), "segmentation")
     if found.get("skipped"):
         return found
-    federated = measured(record.metrics, "segmenter")
+    federated = measured(record.metrics, "federated_segmenter")
     if federated:
         value, far = federated.get("dice_mean"), federated.get("hd95")
         found["rows"].append(["Federated segmenter of this run", _plain(value), _plain(far, 2), NONE])
     found |= {
         "head": ["Trained on", "Dice", "HD95 (pixels)", "Cases"],
         "plot": figures.dots("Dice", "Dice on held-out real cases (no unit)", tables.utility_dots(task, "dice_mean")),
-        "plot_words": "Overlap with the true masks on held-out real cases, mean over mask classes; the bar is one sd over seeds.",
-        "class_rows": tables.class_rows(task, "dice"),
+        "plot_words": "Overlap with true masks of held-out real cases, mean over mask classes. Bars: one sd.",
+        **_mask_plot(task),
+        "class_rows": tables.class_rows(task, "dice") if len(record.settings.data.mask_classes) > 2 else [],
         "class_head": ["Dice of", *ROW_NAMES],
-        "meanings": ["dice", "tstr", "prior", "best_site"],
+        "meanings": ["dice"],
     }
     return found | _sites_alone(task, "dice_mean", "Dice")
+
+
+def _mask_plot(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Dice of each mask class, where there is more than one."""
+    names, series = tables.class_dots(task, "dice")
+    if len(names) < 2:
+        return {}
+    plot = figures.groups("Dice by mask class", "Dice on held-out real cases (no unit)", names, series)
+    return {"class_plot": plot, "class_plot_words": "Overlap with the true masks, for each mask class."}
 
 
 def _plain(value: Any, decimals: int = 3) -> str:
@@ -90,11 +107,25 @@ def fidelity(record: Record) -> dict[str, Any]:
         ("Synthetic set", near),
         ("Prior alone", near.get("prior")),
     ]
+    measures = [(title, row) for title, row in rows if row]
     ratio = near["fd"] / near["floor"]["fd"] if near["floor"]["fd"] > 0 else float("inf")
     return {
         "skipped": "",
+        "plots": [_distances(measures, name) for name in ("fd", "kid")],
         "reading": f"FD is {number(near['fd'])}, {ratio:.1f} times the floor of {number(near['floor']['fd'])}, "
         f"with {near['n']} images on each side.",
         "head": ["Images", "FD", "KID", "Precision", "Recall", "Coverage"],
         "rows": [[title, *[number((row or {}).get(name)) for name in names]] for title, row in rows],
     }
+
+
+def _distances(measures: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> tuple[Markup, str]:
+    """One kind of distance, a bar for each set of images."""
+    rows = tuple(title.split(" (")[0] for title, _ in measures)
+    chart = Bars(
+        x_label=f"{name.upper()} to real images (no unit, smaller is nearer)",
+        rows=rows,
+        parts={name: [max(0.0, float(row[name])) for _, row in measures]},
+        decimals=1 if name == "fd" else 4,
+    )
+    return figures.bars(name.upper(), chart), f"{name.upper()} by EfficientNet-Lite0 features; the floor is on top."

@@ -13,9 +13,8 @@ def diffusion_loss(model: nn.Module, rows: Rows) -> Tensor:
 
     **Source** Karras et al. 2022, equation 8 with lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2.
     """
-    x, sigma = rows["x"], rows["sigma"]
+    x, sigma, sigma_data = rows["x"], rows["sigma"], _sigma_data(model)
     clean = model(x + sigma[:, None, None, None] * rows["noise"], sigma, rows["label"])
-    sigma_data = _sigma_data(model)
     level = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     loss: Tensor = level * (rows["weight"] * (clean - x) ** 2).mean(dim=(1, 2, 3))
     return loss

@@ -1,9 +1,17 @@
-"""A small diffusers network with attention, in the shape of the one in use, and rows for it."""
+"""A small diffusers network with attention, in the shape of the one in use, rows for it, and a plan."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fedmedgen.privacy.budget import Plan
+from fedmedgen.privacy.ledger import Ledger, load_or_create_key
+from fedmedgen.privacy.mechanism import StagePlan
 
 
 class SmallDenoiser(nn.Module):
@@ -11,7 +19,6 @@ class SmallDenoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.unet = UNet2DModel(
             sample_size=8,
             in_channels=8,
@@ -26,9 +33,9 @@ class SmallDenoiser(nn.Module):
         )
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
-        folded = functional.pixel_unshuffle(x, 2)
         scale = (1 + sigma.square()).rsqrt().reshape(-1, 1, 1, 1)
-        out = self.unet(folded * scale, sigma.log() / 4, class_labels=labels, return_dict=False)[0]
+        folded = functional.pixel_unshuffle(x * scale, 2)
+        out = self.unet(folded, sigma.log() / 4, class_labels=labels, return_dict=False)[0]
         return functional.pixel_shuffle(out, 2) * scale
 
 
@@ -38,8 +45,8 @@ def denoising_loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
     return (denoised - rows["x"]).square().mean(dim=(1, 2, 3))
 
 
-def random_patients(count: int, *, seed: int = 0) -> list[dict[str, Tensor]]:
-    """Patients with 1, 2, 3, … rows of very different sizes, so that their gradients' norms differ."""
+def random_patients(count: int, seed: int = 0) -> list[dict[str, Tensor]]:
+    """Patients of 1, 2, 3, 1, … rows of different sizes, so that the norms of their gradients differ."""
     generator = torch.Generator().manual_seed(seed)
     patients = []
     for index in range(count):
@@ -54,3 +61,39 @@ def random_patients(count: int, *, seed: int = 0) -> list[dict[str, Tensor]]:
             }
         )
     return patients
+
+
+@pytest.fixture
+def denoiser() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SmallDenoiser()
+
+
+@pytest.fixture
+def loss() -> Callable[[nn.Module, dict[str, Tensor]], Tensor]:
+    return denoising_loss
+
+
+@pytest.fixture
+def patients_of() -> Callable[[int], list[dict[str, Tensor]]]:
+    return random_patients
+
+
+@pytest.fixture
+def plan() -> Plan:
+    shared = {"sample_rate": 0.05, "noise_multiplier": 1.0, "clip_norm": 1.0, "denominator_patients": 100}
+    return Plan(
+        (StagePlan(name="generator", steps=40, **shared), StagePlan(name="segmenter", steps=10, **shared)), 1e-5
+    )
+
+
+@pytest.fixture
+def open_ledger(tmp_path: Path) -> Callable[[], Ledger]:
+    """Each call opens the same files afresh, as a new process would."""
+
+    def opened() -> Ledger:
+        key = load_or_create_key(tmp_path / "ledger.key")
+        return Ledger(tmp_path / "ledger.jsonl", key=key, head_path=tmp_path / "ledger.head")
+
+    return opened

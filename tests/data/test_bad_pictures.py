@@ -1,0 +1,114 @@
+"""Each kind of bad picture and mask, made for real: set aside with the words of docs/bad-input.md."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+GREY = np.arange(20 * 24, dtype=np.uint8).reshape(20, 24)
+
+
+def empty_file(images: Path) -> None:
+    """a file of 0 bytes"""
+    (images / "b.png").write_bytes(b"")
+
+
+def not_a_picture(images: Path) -> None:
+    """a text file called .png"""
+    (images / "b.png").write_text("hello, I am a radiograph")
+
+
+def truncated_picture(images: Path) -> None:
+    """the first half of a PNG"""
+    content = (images / "b.png").read_bytes()
+    (images / "b.png").write_bytes(content[: len(content) // 2])
+
+
+def picture_too_small(images: Path) -> None:
+    """a picture of 4x24 pixels"""
+    Image.fromarray(GREY[:4]).save(images / "b.png")
+
+
+def picture_too_large(images: Path) -> None:
+    """a picture of 12000x12000 pixels"""
+    Image.new("1", (12000, 12000)).save(images / "b.png")
+
+
+def picture_flat(images: Path) -> None:
+    """an all-black picture"""
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(images / "b.png")
+
+
+def picture_not_finite(images: Path) -> None:
+    """a TIFF of real numbers, one of them NaN"""
+    values = GREY.astype(np.float32)
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(images / "b.png", format="TIFF")
+
+
+def several_frames(images: Path) -> None:
+    """a TIFF of 3 pages"""
+    page = Image.fromarray(GREY)
+    page.save(images / "b.png", format="TIFF", save_all=True, append_images=[page, page])
+
+
+def mask_unreadable(images: Path) -> None:
+    """a mask that is no picture"""
+    (images.parent / "masks" / "b.png").write_text("mask")
+
+
+def mask_size(images: Path) -> None:
+    """a mask of 10x12 pixels for a picture of 20x24"""
+    Image.fromarray(np.zeros((10, 12), np.uint8)).save(images.parent / "masks" / "b.png")
+
+
+def mask_values(images: Path) -> None:
+    """a mask with the values 0, 2 and 7 where two classes are set"""
+    mask = np.zeros((20, 24), np.uint8)
+    mask[:5], mask[5:9] = 2, 7
+    Image.fromarray(mask).save(images.parent / "masks" / "b.png")
+
+
+def mask_without_picture(images: Path) -> None:
+    """a mask whose picture isn't there"""
+    (images.parent / "masks" / "b.png").rename(images.parent / "masks" / "stray.png")
+
+
+def folder_without_images(images: Path) -> None:
+    """beside the sites a folder `south` whose pictures are in `image/`"""
+    (images.parents[1] / "south" / "image").mkdir(parents=True)
+
+
+MAKERS = {
+    make.__name__.replace("_", "-"): make
+    for make in (
+        empty_file,
+        not_a_picture,
+        truncated_picture,
+        picture_too_small,
+        picture_too_large,
+        picture_flat,
+        picture_not_finite,
+        several_frames,
+        mask_unreadable,
+        mask_size,
+        mask_values,
+        mask_without_picture,
+        folder_without_images,
+    )
+}
+NO_PICTURE_LOST = ("mask-without-picture", "folder-without-images")
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_bad_picture_is_set_aside_in_the_documented_words(kind, site, scan_site, documented):
+    MAKERS[kind](site / "images")
+    cases = scan_site()
+    found = [(bad.kind, (MAKERS[kind].__doc__, bad.reason)) for bad in cases.rejected]
+    assert found == [(kind, documented["Pictures and masks"][kind])]
+    assert len(cases) == (4 if kind in NO_PICTURE_LOST else 3)
+
+
+def test_every_documented_kind_of_bad_picture_is_made_here(documented):
+    assert set(documented["Pictures and masks"]) == set(MAKERS)

@@ -1,0 +1,72 @@
+"""Requests and replies survive Flower's records; what decides a reply decides its digest."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+
+from fedmedgen.composition import compose
+from fedmedgen.errors import ReplyError
+from fedmedgen.federation import messages, records
+from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.messages import Request
+
+
+@pytest.fixture
+def request_() -> Request:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(1, np.float32)}
+    return Request("run-1", "generator", 2, compose(["study=demo"]), 1.25, 0.0, arrays)
+
+
+def test_a_request_survives_the_wire(request_: Request) -> None:
+    config = messages.request_config(request_.run, request_.stage, request_.settings, request_.noise_multiplier)
+    config[records.SERVER_ROUND] = request_.round
+    content = RecordDict({records.CONFIG: config, records.ARRAYS: messages.pack_arrays(request_.arrays)})
+    again = messages.unpack_request(content)
+    assert again.digest == request_.digest
+    assert again.settings == request_.settings
+
+
+def test_the_digest_changes_with_whatever_decides_the_reply(request_: Request) -> None:
+    other = {"a": request_.arrays["a"] + 1, "b": request_.arrays["b"]}
+    changed = [
+        replace(request_, run="run-2"),
+        replace(request_, round=3),
+        replace(request_, noise_multiplier=1.2),
+        replace(request_, arrays=other),
+        replace(request_, settings=compose(["study=demo", "seed=1"])),
+    ]
+    assert len({item.digest for item in [*changed, request_]}) == 6
+
+
+def test_the_digest_forgets_what_carries_the_study(request_: Request) -> None:
+    moved = compose(["study=demo", "backend=flower", "out=elsewhere"])
+    assert replace(request_, settings=moved).digest == request_.digest
+
+
+def test_a_reply_survives_the_wire() -> None:
+    reply = Reply(
+        config={records.SITE: "north", records.STATUS: records.DONE},
+        metrics={records.WEIGHT: 7.0},
+        arrays={"a": np.ones((2, 2), np.float32)},
+    )
+    again = messages.unpack_reply(messages.pack_reply(reply))
+    assert (again.config, again.metrics) == (reply.config, reply.metrics)
+    np.testing.assert_array_equal(again.arrays["a"], reply.arrays["a"])
+
+
+def test_a_reply_without_a_known_status_is_refused() -> None:
+    with pytest.raises(ReplyError, match="known status"):
+        messages.unpack_reply(RecordDict({records.CONFIG: ConfigRecord({records.STATUS: "fine"})}))
+
+
+def test_the_size_counts_arrays_words_and_numbers() -> None:
+    content = RecordDict(
+        {
+            records.ARRAYS: messages.pack_arrays({"a": np.zeros(100, np.float32)}),
+            records.CONFIG: ConfigRecord({"ab": "cde"}),
+            records.METRICS: MetricRecord({"x": 1.0}),
+        }
+    )
+    assert 400 + 5 + 8 <= messages.size_of(content) < 700

@@ -1,0 +1,100 @@
+"""The denoiser: preconditioning, sizes, labels, seeds."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from fedmedgen.errors import SettingsError
+from fedmedgen.models.denoiser import Denoiser, build_denoiser
+from fedmedgen.models.pipeline import coefficients, noise_condition
+from fedmedgen.settings import GeneratorSettings
+
+TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, True), norm_groups=4)
+
+
+def tiny(size: tuple[int, int] = (16, 16), masks: int = 1, unshuffle: int = 1, seed: int = 0) -> Denoiser:
+    settings = dataclasses.replace(TINY, unshuffle=unshuffle)
+    return build_denoiser(settings, num_classes=3, num_masks=masks, size=size, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("size", "unshuffle"), [((28, 28), 1), ((64, 64), 2), ((64, 128), 2), ((30, 37), 4), ((9, 8), 1)]
+)
+def test_a_denoised_image_has_the_size_of_the_noisy_one(size: tuple[int, int], unshuffle: int) -> None:
+    x = torch.randn(2, 2, *size)
+    out = tiny(size, unshuffle=unshuffle)(x, torch.tensor([0.1, 20.0]), torch.tensor([0, 3]))
+    assert out.shape == x.shape
+    assert bool(out.isfinite().all())
+
+
+def test_with_next_to_no_noise_the_image_is_left_alone() -> None:
+    x = torch.randn(2, 2, 16, 16)
+    out = tiny()(x, torch.full((2,), 1e-4), torch.tensor([0, 1]))
+    torch.testing.assert_close(out, x, atol=1e-3, rtol=0)
+
+
+def test_preconditioning_keeps_unit_variance_at_the_door_and_at_the_target() -> None:
+    sigma = torch.tensor([0.002, 0.1, 0.5, 3.0, 80.0], dtype=torch.float64)
+    c_skip, c_out, c_in = coefficients(sigma, 0.5)
+    torch.testing.assert_close(c_in**2 * (0.5**2 + sigma**2), torch.ones(5, dtype=torch.float64))
+    target = ((1 - c_skip) ** 2 * 0.5**2 + c_skip**2 * sigma**2) / c_out**2
+    torch.testing.assert_close(target, torch.ones(5, dtype=torch.float64))
+
+
+def test_neighbouring_noise_levels_are_told_apart_but_alike() -> None:
+    unet = tiny().unet
+    levels = torch.tensor([0.3, 0.33, 3.0])
+    near, nearby, far = unet.time_proj(noise_condition(levels))
+    assert torch.dist(near, nearby) > 0.05
+    assert torch.dist(near, nearby) < torch.dist(near, far)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    first, same, other = (list(tiny(seed=seed).parameters()) for seed in (4, 4, 5))
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_building_leaves_the_global_random_state_as_it_was() -> None:
+    before = torch.random.get_rng_state()
+    tiny()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_every_layer_with_weights_is_of_a_kind_whose_per_patient_gradients_are_known() -> None:
+    kinds = {type(module) for module in tiny().modules() if list(module.parameters(recurse=False))}
+    assert kinds <= {nn.Conv2d, nn.Linear, nn.GroupNorm, nn.Embedding}
+
+
+def test_every_parameter_but_the_key_bias_gets_a_gradient() -> None:
+    model = tiny()
+    out = model(torch.randn(3, 2, 16, 16), torch.tensor([0.1, 1.0, 5.0]), torch.tensor([0, 1, 3]))
+    torch.autograd.backward(out.square().mean())
+    still = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert all(name.endswith("to_k.bias") for name in still)
+
+
+def test_the_label_changes_the_result() -> None:
+    model, x, sigma = tiny(), torch.randn(1, 2, 16, 16), torch.tensor([1.0])
+    assert not torch.equal(model(x, sigma, torch.tensor([0])), model(x, sigma, torch.tensor([3])))
+
+
+def test_a_generator_without_classes_has_only_the_unconditional_label() -> None:
+    model = build_denoiser(TINY, num_classes=0, num_masks=0, size=(16, 16), seed=0)
+    assert model(torch.randn(2, 1, 16, 16), torch.ones(2), torch.zeros(2, dtype=torch.long)).shape == (2, 1, 16, 16)
+    assert model.num_classes == 0
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused_by_name() -> None:
+    settings = dataclasses.replace(TINY, norm_groups=5)
+    with pytest.raises(SettingsError, match=r"norm_groups must divide every number of generator.channels"):
+        build_denoiser(settings, num_classes=2, num_masks=0, size=(16, 16), seed=0)
+
+
+def test_names_must_fit_the_network() -> None:
+    model = tiny()
+    assert model.name_classes(["a", "b", "c"], ["background", "lung"]).config.mask_classes == ("background", "lung")
+    with pytest.raises(SettingsError, match="3 classes and 2 mask classes"):
+        model.name_classes(["a", "b"], ["background", "lung"])

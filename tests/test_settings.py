@@ -1,0 +1,42 @@
+"""The schema: unknown keys, wrong types and values out of range are refused in words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmedgen.errors import SettingsError
+from fedmedgen.settings import Settings
+
+
+def test_settings_survive_a_round_trip_through_plain_values() -> None:
+    settings = Settings.from_mapping({"data": {"size": [28, 28]}, "privacy": {"epsilon": 3}})
+    assert Settings.from_mapping(settings.to_mapping()) == settings
+
+
+@pytest.mark.parametrize(
+    ("mapping", "words"),
+    [
+        ({"data": {"siz": 1}}, "did you mean 'size'"),
+        ({"privacy": {"epsilon": -1}}, "above 0"),
+        ({"privacy": {"epsilon": "ten"}}, "a number"),
+        ({"privacy": {"epsilon": float("nan")}}, "a finite number"),
+        ({"privacy": {"sample_rate": 1.5}}, "at most 1"),
+        ({"privacy": {"mode": "patients"}}, "did you mean 'patient'"),
+        ({"rounds": True}, "a whole number"),
+        ({"rounds": 2.5}, "a whole number"),
+        ({"data": {"size": 64}}, "a list"),
+        ({"data": {"size": [64, 64, 64]}}, "two numbers"),
+        ({"data": {"mask_classes": ["lung"]}}, "background and more"),
+        ({"generator": {"attention": [True]}}, "one word a level"),
+        ({"data": 3}, "a group of settings"),
+    ],
+)
+def test_a_bad_setting_is_refused_in_words(mapping: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        Settings.from_mapping(mapping)
+
+
+@given(st.text(min_size=1, max_size=12).filter(lambda key: key not in Settings().to_mapping()))
+def test_no_unknown_key_passes(key: str) -> None:
+    with pytest.raises(SettingsError, match="unknown setting"):
+        Settings.from_mapping({key: 1})
