@@ -74,6 +74,7 @@ class InProcessGrid(Grid):
 
 def run_in_process(run_config: dict[str, Any], node_configs: dict[int, dict[str, Any]]) -> None:
     """Run the study to its end in this process; what stops the server is raised here."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     with _identity():
         grid = InProcessGrid(node_configs, run_config)
         server_app(grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), dict(run_config)))

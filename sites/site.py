@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.errors import LedgerError, PolicyError
+from fedmedgen.errors import PolicyError
 from fedmedgen.federation import egress, local_round, plan, records
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.messages import Request
@@ -145,6 +145,6 @@ def with_data_of(policy: SitePolicy, settings: Settings) -> Settings:
     if not policy.data_root:
         if policy.simulation:
             return settings
-        raise LedgerError("the site's policy names no data_root; a request can't choose the site's data: add it")
+        raise PolicyError("the site's policy names no data_root; a request can't choose the site's data: add it")
     data = replace(settings.data, root=policy.data_root, columns=policy.data_columns)
     return replace(settings, data=data)

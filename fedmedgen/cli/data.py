@@ -89,7 +89,7 @@ def _words(found: dict[str, Any]) -> list[str]:
     unit = "patients" if found["unit"] == "patient" else "images as units (no patient names)"
     splits = ", ".join(f"{name} {count}" for name, count in found["splits"].items() if count)
     lines = [
-        f"{found['cases']} cases of {found['patients']} {unit}, {len(found['sites'])} sites ({splits or 'none usable'})",
+        f"{found['cases']} cases of {found['patients']} {unit}, {len(found['sites'])} sites ({splits or 'nothing'})",
         f"classes: {', '.join(found['classes']) or 'none'}; masks: {', '.join(found['mask_classes']) or 'none'}",
     ]
     for row in found["sites"]:

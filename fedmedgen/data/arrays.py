@@ -1,7 +1,6 @@
 """A MedMNIST-style npz: train_images, train_labels and the like for val and test; masks and patients if given."""
 
-import zipfile
-import zlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from fedmedgen.data.rejection import Unusable, reject
 from fedmedgen.data.tables import SPLITS, Row
 from fedmedgen.settings import DataSettings
 
+_log = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -56,16 +56,18 @@ class _Split:
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     if path.stat().st_size == 0:
         raise Unusable("empty-file")
-    broken = (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for name in archive.files:
                 try:
                     arrays[name] = archive[name]
                 except ValueError:
                     raise Unusable("npz-objects", name=name) from None
-    except (*broken, ValueError, AttributeError, TypeError):
+    except Unusable:
+        raise
+    except Exception as error:  # a broken archive raises whatever its parsers trip over
+        _log.debug("%s: %r", path.name, error)
         raise Unusable("npz-unreadable") from None
     return arrays
 

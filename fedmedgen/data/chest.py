@@ -1,7 +1,6 @@
 """A chest radiograph drawn from a few anatomical numbers: lungs, heart, diaphragm, ribs, spine, clavicles.
 
-x runs from -1 (the patient's right, left in the picture) to 1, y from -1 (top) to 1. Brightness runs from 0 (air) to
-1 (bone).
+x runs from -1 (the patient's right, left in the picture) to 1, y from -1 (top) to 1; brightness from 0 (air) to 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ Numbers = Mapping[str, Field]
 BODY: dict[str, tuple[float, float]] = {  # one draw a patient
     "apex": (-0.86, -0.70),
     "apex_x": (0.30, 0.38),
-    "breadth": (0.74, 0.88),
+    "breadth": (0.76, 0.90),
     "heart_left": (0.14, 0.32),
     "heart_right": (0.05, 0.13),
     "heart_level": (0.74, 0.88),
@@ -41,7 +40,7 @@ POSE: dict[str, tuple[float, float]] = {  # one draw a film
     "zoom": (0.92, 1.08),
     "tilt": (-0.05, 0.05),
     "turn": (-0.05, 0.05),
-    "base": (0.36, 0.56),
+    "base": (0.42, 0.62),
     "base_left": (0.00, 0.09),
     "dome": (0.14, 0.30),
     "shoulder": (0.10, 0.45),
@@ -64,9 +63,9 @@ class Textures:
     """Tiles of noise that the films of one drawing share."""
 
     def __init__(self, size: tuple[int, int], rng: np.random.Generator) -> None:
-        lines = np.abs(tile(rng, size, 0.22, 0.03))
+        lines = np.abs(tile(rng, size, 0.24, 0.05))
         self.size = size
-        self.vessels = np.exp(-((lines / 0.30) ** 2)).astype(np.float32)
+        self.vessels = np.exp(-((lines / 0.34) ** 2)).astype(np.float32)
         self.mottle = tile(rng, size, 0.4, 0.02)
         self.cloud = tile(rng, size, 0.5, 0.07)
 
@@ -82,10 +81,10 @@ class Frame(NamedTuple):
 
 
 class Lungs(NamedTuple):
-    """How much of each pixel is lung ``[B, H, W]``, and where the rib cage ends ``[B, H, 1]``."""
+    """How much of each pixel is lung, and where the rib cage ends."""
 
-    share: Field
-    outer: Field
+    share: Field  # [B, H, W]
+    outer: Field  # [B, H, 1]
 
 
 def render(numbers: Numbers, kinds: Sequence[str], textures: Textures, habitus: float) -> tuple[Field, MaskArray]:
@@ -152,15 +151,15 @@ def _soft_tissue(n: Numbers, frame: Frame, share: Field, habitus: float) -> Fiel
     """Flesh, mediastinum, abdomen, windpipe and breasts; lungs cut out of them."""
     weight = 0.03 * n["flesh"] + 0.05 * habitus
     picture = bell(frame.x, 0.30)
-    picture *= 0.24 - 0.10 * bell(frame.row + 0.95, 0.25)
-    picture += 0.50 + weight - 0.20 * np.clip(np.abs(frame.column) - 0.40, 0, 0.6)
+    picture *= 0.27 - 0.10 * bell(frame.row + 0.95, 0.25)
+    picture += 0.45 + weight - 0.26 * np.clip(np.abs(frame.column) - 0.40, 0, 0.6)
     picture += 0.17 * ramp(frame.row - n["base"] - 0.02, 2.5)
     picture -= 0.13 * bell(frame.column - 0.02, 0.055) * ramp(-0.30 - frame.row, 8.0)
     gas = np.maximum(n["gas"], 0) * 0.30
     picture -= gas * bell(frame.column - 0.42, 0.13) * bell(frame.row - n["base"] - 0.26, 0.06)
     breasts = 0.11 * np.maximum(n["breast"], 0)
     breasts = breasts * bell(np.abs(frame.column) - 0.45, 0.24) * ramp(frame.row + 0.05, 3.0)
-    within = 0.13 + 1.2 * weight + 0.07 * bell(frame.row + 0.75, 0.22) + breasts
+    within = 0.10 + 1.2 * weight + 0.07 * bell(frame.row + 0.75, 0.22) + breasts
     within += 0.05 * ramp(np.abs(frame.column) - 0.68, 6.0)
     within -= picture
     within *= share
@@ -185,9 +184,8 @@ def _opacity(n: Numbers, frame: Frame, cloud: Field) -> Field:
     return light
 
 
-def _nodule(n: Numbers, frame: Frame, cloud: Field) -> Field:
+def _nodule(n: Numbers, frame: Frame, _cloud: Field) -> Field:
     """A small round shadow that lies wholly in a lung; height 1."""
-    del cloud
     radius = 0.055 + 0.05 * n["extent"]
     row = n["apex"] + 0.25 + (n["base"] - n["apex"] - 0.32) * n["where_y"]
     outer, right, left = _edges(n, row)
@@ -231,9 +229,13 @@ def _bones(n: Numbers, frame: Frame, lungs: Lungs, picture: Field) -> None:
     far = np.abs(frame.column)
     collar: Field = frame.row - (n["collar"] + 0.10 - n["collar_rise"] * far * (1.5 - far) - n["tilt"] * frame.column)
     collar = ramp(0.038 - np.abs(collar), frame.slope * 0.8)
-    picture += collar * (0.15 * ramp(far - 0.08, 14.0) * ramp(0.80 - far, 10.0))
-    blade = bell(far - 0.84 + 0.12 * n["flesh"] * 0.4, 0.05) * ramp(frame.row + 0.62, 8.0) * ramp(0.05 - frame.row, 8.0)
-    picture += 0.09 * blade
+    picture += collar * (0.15 * ramp(far - 0.08, 14.0) * ramp(0.74 - far, 4.0))
+    blade = (
+        bell(far - 0.88 + 0.10 * n["flesh"] + 0.12 * frame.row, 0.09)
+        * ramp(frame.row + 0.62, 8.0)
+        * ramp(0.05 - frame.row, 8.0)
+    )
+    picture += 0.06 * blade
 
 
 def _outside(n: Numbers, frame: Frame, picture: Field, habitus: float) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
 from fedmedgen.data.cases import FloatArray
 from fedmedgen.data.pixels import check_size, to_grey
@@ -36,22 +35,25 @@ def read(path: Path) -> tuple[FloatArray, str | None]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of harmless departures from the standard
-        header = _header(path)
-        photometric = _check(header)
-        values = _decode(header)
+        try:
+            return _read(path)
+        except Unusable:
+            raise
+        except Exception as error:  # attributes are parsed when asked for, and broken ones raise anything
+            _log.debug("%s: %r", path.name, error)
+            raise Unusable("dicom-unreadable") from None
+
+
+def _read(path: Path) -> tuple[FloatArray, str | None]:
+    header = pydicom.dcmread(path)
+    photometric = _check(header)
+    values = _decode(header)
     if photometric == "RGB":
         return to_grey(_eight_bits(values, header)), _patient(header)
     grey = _rescale(values.astype(np.float32), header)
     if photometric == "MONOCHROME1":
         grey = grey.max() - grey
     return to_grey(grey), _patient(header)
-
-
-def _header(path: Path) -> Any:
-    try:
-        return pydicom.dcmread(path)
-    except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, NotImplementedError):
-        raise Unusable("dicom-unreadable") from None
 
 
 def _check(header: Any) -> str:

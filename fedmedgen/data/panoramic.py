@@ -145,12 +145,12 @@ def _jaw(n: Numbers, frame: Frame, picture: Field, bone: Field) -> None:
     gums = ramp(frame.below + 0.02, 8.0)
     ramus = ramp(far - 0.56 - 0.10 * row, 10.0) * ramp(row + 0.60, 8.0)
     body *= np.maximum(gums, ramus)
-    picture += body * (0.12 + n["jaw_light"] + 0.03 * bone)
+    picture += body * (0.09 + n["jaw_light"] + 0.03 * bone)
     picture += 0.20 * rim + 0.13 * bell(far - n["jaw_width"] - 0.07, 0.05) * bell(row + 0.66, 0.08)
     canal = row - (border - 0.24 - 0.5 * np.maximum(far - 0.45, 0))
     picture -= 0.06 * bell(canal, 0.025) * body * ramp(far - 0.22, 10.0)
     upper = ramp(-frame.below + 0.02, 8.0) * ramp(row - n["palate"], 6.0) * ramp(0.56 - far, 8.0)
-    picture += upper * (0.08 + 0.03 * bone)
+    picture += upper * (0.06 + 0.03 * bone)
 
 
 def _row_of_teeth(
@@ -172,8 +172,9 @@ def _row_of_teeth(
     shown = np.take_along_axis(there, tooth, 1)[:, None] & (count < 8)[:, None]
     rank = place[:, None].astype(np.float32)
     crown = (0.19 if jaw == "upper" else 0.16) - 0.008 * rank
-    length = crown + 0.30 - 0.012 * rank + 0.04 * of_tooth("length")
-    depth = (-frame.below if jaw == "upper" else frame.below) - n["gape"]
+    length = crown + 0.30 - 0.012 * rank + 0.05 * (rank == 2) + 0.04 * of_tooth("length")
+    rows = _rows_of_teeth(jaw, frame)
+    depth = (-frame.below[:, rows] if jaw == "upper" else frame.below[:, rows]) - n["gape"] - 0.012 * of_tooth("tilt")
     across = (count - place)[:, None] - 0.5 + of_tooth("tilt") * depth
     np.abs(across, out=across)
     taper = np.clip((depth - crown) / (length - crown), 0, 1)
@@ -184,20 +185,36 @@ def _row_of_teeth(
     edge *= frame.aspect / (_DENSITY - 2 * _BEND * np.minimum(far, 0.6))[:, None]
     np.minimum(edge, np.minimum(length - depth, depth), out=edge)
     share = ramp(edge, frame.slope) * shown
-    _shade(share, (depth, across, crown, length), frame, picture)
+    band = picture[:, rows]
+    band -= 0.16 * ramp(crown - depth, frame.slope * 0.6) * (1 - share) * _mouth(depth, count, frame.slope)
+    _shade(share, (depth, across, crown, length), frame.slope, band)
     filled = share * (np.take_along_axis(metal, tooth, 1)[:, None] * ramp(0.6 * crown - depth, frame.slope))
-    picture += filled * (1.0 - picture)
-    return share
+    band += filled * (1.0 - band)
+    whole_film = np.zeros_like(picture)
+    whole_film[:, rows] = share
+    return whole_film
 
 
-def _shade(share: Field, place: tuple[Field, Field, Field, Field], frame: Frame, picture: Field) -> None:
-    """Bright enamel, paler dentine, a dark pulp down the middle; the gaps between crowns dark."""
+def _rows_of_teeth(jaw: str, frame: Frame) -> slice:
+    """The rows of pixels that teeth of a jaw can reach: the rest needs no work."""
+    width = frame.column.shape[2]
+    middle = frame.below[:, :, width // 6 : width - width // 6]
+    reach = middle < 0.02 if jaw == "upper" else middle > -0.02
+    rows = np.flatnonzero((reach & (np.abs(middle) < 0.64)).any(axis=(0, 2)))
+    return slice(int(rows[0]), int(rows[-1]) + 1)
+
+
+def _mouth(depth: Field, count: Field, slope: float) -> Field:
+    """Where the gaps between crowns are dark: from the biting edge inwards, as far back as there are teeth."""
+    return ramp(depth + 0.03, slope) * ramp(8.1 - count, 2.0)[:, None]
+
+
+def _shade(share: Field, place: tuple[Field, Field, Field, Field], slope: float, picture: Field) -> None:
+    """Bright enamel, paler dentine, a dark pulp down the middle."""
     depth, across, crown, length = place
-    is_crown = ramp(crown - depth, frame.slope * 0.6)
-    gap = is_crown * ramp(depth + 0.03, frame.slope)
-    picture -= gap * (1 - share) * 0.14
+    is_crown = ramp(crown - depth, slope * 0.6)
     pulp = ramp(0.10 - across, 12.0) * np.clip((depth - 0.06) * 10, 0, 1) * np.clip((length - depth) * 6, 0, 1)
-    light = 0.59 + 0.19 * is_crown + 0.20 * np.clip(across - 0.25, 0, 1) - 0.12 * pulp
+    light = 0.61 + 0.18 * is_crown + 0.20 * np.clip(across - 0.25, 0, 1) - 0.12 * pulp
     picture += share * (light - picture)
 
 

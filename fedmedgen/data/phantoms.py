@@ -39,7 +39,7 @@ STANDS_FOR = {  # public names of findings, and the phantom finding that looks m
     "mass": "nodule",
     "decay": "caries",
 }
-_FILMS_AT_ONCE = 16
+_PIXELS_AT_ONCE = 65536  # what a processor keeps close
 _PARTS: Mapping[str, ModuleType] = {"chest": chest, "panoramic": panoramic}
 
 
@@ -116,8 +116,9 @@ def draw(
     textures = part.Textures(size, np.random.default_rng(seed_of(seed, "phantoms", "textures")))
     grain = np.random.default_rng(seed_of(seed, "phantoms", "grain"))
     cases: list[Case] = []
-    for start in range(0, len(plan.patients), _FILMS_AT_ONCE):
-        films = slice(start, start + _FILMS_AT_ONCE)
+    at_once = 2 * max(1, _PIXELS_AT_ONCE // (2 * size[0] * size[1]))
+    for start in range(0, len(plan.patients), at_once):
+        films = slice(start, start + at_once)
         some = {name: values[films] for name, values in numbers.items()}
         thickness, masks = part.render(some, plan.kinds[films], textures, style.habitus)
         images = expose(thickness, style, some["gain"][:, None, None], grain)

@@ -1,5 +1,6 @@
 """One picture file to an array of its pixels: PNG, JPEG, TIFF, BMP by Pillow, DICOM by `data.dicom`."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from fedmedgen.data.pixels import check_size, to_grey
 from fedmedgen.data.rejection import Unusable
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *dicom.SUFFIXES})
+
+_log = logging.getLogger(__name__)
 
 
 def read_grey(path: Path) -> tuple[FloatArray, str | None]:
@@ -45,7 +48,10 @@ def read_pixels(path: Path) -> NDArray[np.generic]:
         raise Unusable("picture-too-large", most=100, height="over 13000", width="13000") from None
     except UnidentifiedImageError:
         raise Unusable("not-a-picture") from None
-    except (OSError, ValueError, SyntaxError, EOFError):
+    except Unusable:
+        raise
+    except Exception as error:  # decoders of broken files raise whatever they trip over
+        _log.debug("%s: %r", path.name, error)
         raise Unusable("truncated-picture") from None
 
 

@@ -53,7 +53,7 @@ def _window(grey: FloatArray) -> tuple[float, float]:
 def resize(grey: FloatArray, size: tuple[int, int], fit: str) -> FloatArray:
     """The picture ``[H, W]`` at the study's size as ``[1, H, W]``; "pad" keeps the aspect and pads with black."""
     inner, (top, left) = _place((grey.shape[0], grey.shape[1]), size, fit)
-    scaled = _scale(grey, inner, Image.Resampling.BICUBIC)
+    scaled = _scale(grey, inner)
     out = np.full((1, *size), -1.0, np.float32)
     out[0, top : top + inner[0], left : left + inner[1]] = np.clip(scaled, -1.0, 1.0)
     return out
@@ -71,11 +71,9 @@ def resize_mask(mask: MaskArray, size: tuple[int, int], fit: str, num_classes: i
         out[top : top + inner[0], left : left + inner[1]] = mask
         return out
     small = np.zeros(inner, np.uint8)
-    shares = [
-        (value, _scale((mask == value).astype(np.float32), inner, Image.Resampling.BOX))
-        for value in range(1, num_classes)
-        if (mask == value).any()
-    ]
+    down, across = _overlap(mask.shape[0], inner[0]), _overlap(mask.shape[1], inner[1])
+    present = [value for value in range(1, num_classes) if (mask == value).any()]
+    shares = [(value, down @ (mask == value).astype(np.float32) @ across.T) for value in present]
     for value, share in sorted(shares, key=lambda pair: -float(pair[1].sum())):
         count = max(1, round(float(share.sum())))
         small.flat[np.argsort(-share, axis=None, kind="stable")[:count]] = value
@@ -93,10 +91,18 @@ def _place(source: tuple[int, int], size: tuple[int, int], fit: str) -> tuple[tu
     return (height, width), ((size[0] - height) // 2, (size[1] - width) // 2)
 
 
-def _scale(values: FloatArray, size: tuple[int, int], filter_: Image.Resampling) -> FloatArray:
+def _overlap(source: int, target: int) -> FloatArray:
+    """How much of each target pixel each source pixel covers along one side ``[target, source]``; rows sum to 1."""
+    edges = np.linspace(0, source, target + 1)
+    left = np.maximum(edges[:-1, None], np.arange(source)[None])
+    right = np.minimum(edges[1:, None], np.arange(1, source + 1)[None])
+    return np.asarray(np.maximum(right - left, 0) * (target / source), np.float32)
+
+
+def _scale(values: FloatArray, size: tuple[int, int]) -> FloatArray:
     if values.shape == size:
         return values
-    picture = Image.fromarray(np.ascontiguousarray(values)).resize((size[1], size[0]), filter_)
+    picture = Image.fromarray(np.ascontiguousarray(values)).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(picture, np.float32)
 
 

@@ -39,7 +39,7 @@ KINDS: dict[str, str] = {
     # DICOM
     "dicom-unreadable": "the DICOM header is broken or breaks off: export the file again",
     "dicom-without-picture": "a DICOM object without pixels ({what}): remove it",
-    "dicom-modality": "a {got} image, where a radiograph was expected ({expected}): remove it",
+    "dicom-modality": "an image of modality {got}; expected a radiograph ({expected}): remove it",
     "dicom-colour": "photometric interpretation {got!r}, expected MONOCHROME1, MONOCHROME2 or RGB: export it as grey",
     "dicom-attribute": "the attribute {name} is missing or has no usable value: export the file again",
     "dicom-pixels": "the pixels can't be decoded ({syntax}): export it uncompressed or as JPEG 2000",

@@ -68,7 +68,7 @@ def require_enough(cases: CaseSet, settings: DataSettings) -> None:
         more = f"\n  and {len(cases.rejected) - 5} more" if len(cases.rejected) > 5 else ""
         raise DataError(
             f"expected at least {settings.min_patients} usable {cases.unit}s (data.min_patients), got {count} with "
-            f"{len(cases.rejected)} files set aside: correct those or lower data.min_patients{first}{more}"
+            f"{len(cases.rejected)} set aside: correct those or lower data.min_patients{first}{more}"
         )
 
 
@@ -78,7 +78,7 @@ def _read(root: Path, settings: DataSettings) -> Found:
     if not root.is_dir():
         what = "a file of another kind" if root.exists() else "nothing"
         raise DataError(f"data.root: expected a folder or an npz at {root}, found {what}: correct data.root")
-    found = read_site(root, root.name, settings) if is_site(root) else _read_sites(root, settings)
+    found = read_site(root, root.resolve().name, settings) if is_site(root) else _read_sites(root, settings)
     if not found.cases and not found.rejected:
         raise DataError(
             f"data.root: no picture in {root}: expected SITE/images/*.png, images/*.png or DICOM files below it"
@@ -91,7 +91,7 @@ def _read_sites(root: Path, settings: DataSettings) -> Found:
     folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     sites = [folder for folder in folders if is_site(folder)]
     if not sites:
-        return read_site(root, root.name, settings)
+        return read_site(root, root.resolve().name, settings)
     found = Found()
     for folder in folders:
         if folder not in sites:

@@ -20,6 +20,8 @@ Unscaled = tuple[tuple[float, int], ...]  # (sample rate, steps)
 
 FINEST_NEEDED = 0.1  # of a step's typical privacy loss, rate / noise: finer grids change epsilon by under 0.2 %
 COARSEST = 1e-3
+MOST_CELLS = 1e5  # over the range of the total loss: hopeless requests are answered fast, by a larger bound
+HOPELESS = 0.1  # an interval this wide means an epsilon in the thousands: called infinite
 ROUGH = 5.0  # times coarser, for the search
 HIGHEST_NOISE = 1e5
 
@@ -83,7 +85,10 @@ def _bisect(good: Callable[[float], bool], low: float, high: float, ratio: float
 
 def true_positive_rate(parts: Parts, *, false_positive_rate: float = 0.01) -> float:
     """The share of patients that the best possible attacker recognises, at that share of false alarms."""
-    return 1.0 - float(get_beta_from_pld(_composed(_merged(parts), 1.0), alpha=false_positive_rate))
+    merged = _merged(parts)
+    if _interval(merged, 1.0) > HOPELESS:
+        return 1.0
+    return 1.0 - float(get_beta_from_pld(_composed(merged, 1.0), alpha=false_positive_rate))
 
 
 def risk_words(epsilon: float, delta: float) -> str:
@@ -102,11 +107,19 @@ def risk_words(epsilon: float, delta: float) -> str:
 def _epsilon(parts: Parts, delta: float, grid: float) -> float:
     if not any(steps for _, _, steps in parts):
         return 0.0
+    if _interval(parts, grid) > HOPELESS:
+        return math.inf
     return max(0.0, float(_composed(parts, grid).get_epsilon_for_delta(delta)))
 
 
+def _interval(parts: Parts, grid: float) -> float:
+    finest = min([COARSEST, *(FINEST_NEEDED * rate / noise for rate, noise, _ in parts)])
+    variance = sum(steps * (rate / noise) ** 2 for rate, noise, steps in parts)
+    return grid * max(finest, (variance + 10 * math.sqrt(variance)) / MOST_CELLS)
+
+
 def _composed(parts: Parts, grid: float) -> Any:
-    interval = grid * min(COARSEST, *(FINEST_NEEDED * rate / noise for rate, noise, _ in parts))
+    interval = _interval(parts, grid)
     total = privacy_loss_distribution.identity(interval)
     for rate, noise, steps in parts:
         if steps:

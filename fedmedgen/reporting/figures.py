@@ -19,6 +19,7 @@ MARKERS = "os^Dv*Px"
 MOST_NAMED = 8
 STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "fedmedgen",
     "font.size": 9,
     "axes.titlesize": 9,

@@ -56,5 +56,13 @@ def content(record: Record) -> dict[str, Any]:
         "files": sections.files(record),
         "data": sections.data(record),
         "cost": sections.cost(record),
-        "settings": yaml.safe_dump(record.settings.to_mapping(), sort_keys=False),
+        "settings": yaml.safe_dump(_without_folders(record), sort_keys=False),
     } | sections.samples(record)
+
+
+def _without_folders(record: Record) -> dict[str, Any]:
+    """The settings with the last word of each path only: a page travels, and folders tell about the machine."""
+    settings = record.settings.to_mapping()
+    for group in ("data", "ledger"):
+        settings[group]["root"] = Path(settings[group]["root"]).name
+    return settings

@@ -52,7 +52,7 @@ def claim(record: Record) -> list[tuple[str, str]]:
     unit, delta = str(privacy.get("unit", "patient")), float(privacy.get("delta", record.settings.privacy.delta))
     epsilon = float(privacy["epsilon"])
     return [
-        ("Promise", f"All that a site sends in this run is ({number(epsilon)}, {number(delta)})-differentially private."),
+        ("Promise", f"All a site sends in this run is ({number(epsilon)}, {number(delta)})-differentially private."),
         ("In words", _sentence(risk_words(epsilon, delta))),
         ("Unit", _unit_words(unit)),
         ("Neighbours", f"Add/remove one {unit}: the bound compares the site's data with and without that {unit}."),

@@ -10,6 +10,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
 from fedmedgen.data import sources
+from fedmedgen.data.dicom import read
+from fedmedgen.data.rejection import KINDS, Unusable
 from fedmedgen.settings import DataSettings
 
 DIGITAL_X_RAY = UID("1.2.840.10008.5.1.4.1.1.1.1")
@@ -139,3 +141,22 @@ def test_a_dicom_file_cut_anywhere_is_set_aside(tmp_path, share):
     cases = _scan(tmp_path)
     assert [case.name for case in cases] == ["good.dcm"]
     assert [bad.file.split("/")[-1] for bad in cases.rejected] == ["cut.dcm"]
+
+
+def test_no_damage_to_a_dicom_file_stops_the_program(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.dcm"
+    save(path)
+    whole = path.read_bytes()
+    outcomes = set()
+    for _ in range(200):
+        content = bytearray(whole)
+        for place in rng.integers(128, len(content) - 512, 2):
+            content[place] = rng.integers(0, 256)
+        path.write_bytes(bytes(content))
+        try:
+            outcomes.add(read(path)[0].ndim)
+        except Unusable as unusable:
+            outcomes.add(unusable.kind)
+    assert outcomes <= {2, *KINDS}
+    assert "dicom-unreadable" in outcomes

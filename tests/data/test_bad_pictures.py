@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedmedgen.data.pictures import read_grey
+from fedmedgen.data.rejection import KINDS, Unusable
+
 GREY = np.arange(20 * 24, dtype=np.uint8).reshape(20, 24)
 
 
@@ -112,3 +115,23 @@ def test_a_bad_picture_is_set_aside_in_the_documented_words(kind, site, scan_sit
 
 def test_every_documented_kind_of_bad_picture_is_made_here(documented):
     assert set(documented["Pictures and masks"]) == set(MAKERS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "bmp"])
+def test_no_damage_to_a_picture_stops_the_program(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(GREY).save(path)
+    whole = path.read_bytes()
+    outcomes = set()
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in rng.integers(0, min(len(content), 400), 3):
+            content[place] = rng.integers(0, 256)
+        path.write_bytes(bytes(content[: rng.integers(1, len(content) + 1)]))
+        try:
+            outcomes.add(read_grey(path)[0].ndim)
+        except Unusable as unusable:
+            outcomes.add(unusable.kind)
+    assert outcomes <= {2, *KINDS}
+    assert outcomes & {"not-a-picture", "truncated-picture"}

@@ -80,7 +80,9 @@ def test_no_path_of_this_machine_is_saved(denoiser: Denoiser, tmp_path: Path) ->
         assert str(tmp_path) not in (tmp_path / "b" / name).read_text()
 
 
-@pytest.mark.parametrize("missing", ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize(
+    "missing", ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+)
 def test_a_folder_that_is_not_whole_is_refused(denoiser: Denoiser, tmp_path: Path, missing: str) -> None:
     saving.save_generator(denoiser, tmp_path / "generator", card={})
     (tmp_path / "generator" / missing).unlink()
@@ -112,7 +114,9 @@ def test_a_saved_generator_samples_with_diffusers_alone(denoiser: Denoiser, tmp_
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | where
     out = tmp_path / "drawn.npz"
     # -S leaves out site-packages' .pth files and so an editable install of this package
-    code = f"import sys; sys.path += {[path for path in sys.path if 'site-packages' in path]}; sys.argv[1:] = sys.argv[2:]"
+    code = (
+        f"import sys; sys.path += {[path for path in sys.path if 'site-packages' in path]}; sys.argv[1:] = sys.argv[2:]"
+    )
     command = [sys.executable, "-S", "-c", f"{code}; exec(open({str(tmp_path / 'fresh.py')!r}).read())", "fresh"]
     folders = [str(tmp_path / "generator"), str(tmp_path / "segmenter"), str(out)]
     done = subprocess.run([*command, *folders], env=environment, cwd=tmp_path, capture_output=True, text=True)

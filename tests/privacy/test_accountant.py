@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 
 import pytest
 from opacus.accountants import PRVAccountant
@@ -59,7 +60,9 @@ def test_epsilon_is_never_above_renyi_accounting(parts: accountant.Parts) -> Non
 def test_epsilon_agrees_with_the_privacy_random_variables_of_opacus(parts: accountant.Parts) -> None:
     other = PRVAccountant()
     other.history = [(noise, rate, steps) for rate, noise, steps in parts]
-    upper = float(other.get_epsilon(DELTA, eps_error=0.01))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        upper = float(other.get_epsilon(DELTA, eps_error=0.01))
     claimed = accountant.epsilon(parts, DELTA)
     assert abs(claimed - upper) < 0.005 * upper + 0.011
 
@@ -70,8 +73,9 @@ def test_renyi_accounting_gives_the_published_noise_of_dp_diffusion() -> None:
 
 
 def test_the_true_epsilon_of_a_published_claim_of_1_is_3_8() -> None:
-    steps = 50 * 5 * 1115 // 256
-    assert accountant.epsilon(((256 / 1115, 7.19, steps),), 1e-4) == pytest.approx(3.8, abs=0.1)
+    batches = 5  # of 256 among 1,115 patients; calibrated for 20 epochs, run for 50 rounds of 5
+    assert accountant.epsilon(((1 / batches, 7.19, 20 * batches),), 1e-4) < 1
+    assert accountant.epsilon(((1 / batches, 7.19, 50 * 5 * batches),), 1e-4) == pytest.approx(3.8, abs=0.05)
 
 
 def test_stages_of_one_noise_are_composed_as_one_run() -> None:
@@ -92,8 +96,8 @@ def test_no_steps_cost_nothing() -> None:
     assert accountant.epsilon((), DELTA) == 0
 
 
-@pytest.mark.parametrize("target", [0.1, 1.0, 10.0, 40.0])
-@pytest.mark.parametrize("parts", [((0.05, 400), (0.05, 100)), ((0.2, 100), (0.02, 50)), ((1.0, 20),)])
+@pytest.mark.parametrize("target", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("parts", [((0.05, 400), (0.05, 100)), ((0.2, 60), (0.02, 50))])
 def test_calibrated_noise_meets_the_target_and_wastes_little(parts: accountant.Unscaled, target: float) -> None:
     noise = accountant.calibrate(parts, epsilon=target, delta=DELTA)
     assert accountant.epsilon(tuple((q, noise, n) for q, n in parts), DELTA) <= target
@@ -107,7 +111,7 @@ def test_noise_calibrated_for_fewer_steps_than_are_run_breaks_the_target() -> No
 
 def test_a_target_out_of_reach_is_refused_in_words() -> None:
     with pytest.raises(PrivacyError, match="fewer steps"):
-        accountant.calibrate(((1.0, 10_000_000),), epsilon=1e-4, delta=1e-9)
+        accountant.calibrate(((1.0, 10**12),), epsilon=1e-4, delta=1e-9)
 
 
 @pytest.mark.parametrize("parts", [((0.0, 1.0, 1),), ((1.1, 1.0, 1),), ((0.1, 0.0, 1),), ((0.1, 1.0, -1),)])

@@ -1,0 +1,134 @@
+"""Partitions: every training case once, a patient never at two sites, each site with enough."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmedgen.data import summary
+from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.partition import partition
+from fedmedgen.errors import DataError, SettingsError
+from fedmedgen.settings import DataSettings
+
+IMAGE = np.zeros((1, 8, 8), np.float32)
+
+
+def _cases(patients: int, films: int = 2, classes: int = 2, origins: int = 2) -> CaseSet:
+    made = [
+        Case(
+            IMAGE,
+            f"{patient}-{film}.png",
+            label=patient % classes,
+            patient=f"p{patient // origins}",
+            site=f"origin-{patient % origins}",
+            split="test" if patient % 5 == 4 else "train",
+        )
+        for patient in range(patients)
+        for film in range(films)
+    ]
+    return CaseSet(tuple(made), tuple("abcdef"[:classes]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(40, 120),
+    st.sampled_from(["natural", "even", "dirichlet", "by-size"]),
+    st.integers(1, 4),
+    st.floats(0.3, 50),
+    st.integers(0, 1000),
+)
+def test_every_training_case_is_at_one_site_and_no_patient_at_two(patients, how, sites, alpha, seed):
+    cases = _cases(patients)
+    shares = tuple(float(number) for number in range(1, sites + 1))
+    data = DataSettings(partition=how, sites=sites, alpha=alpha, shares=shares, min_patients=1)
+    parts = partition(cases, data, seed=seed)
+    placed = Counter(case.name for part in parts.values() for case in part)
+    assert placed == Counter(case.name for case in cases.of_split("train"))
+    owner: dict[str, set[str]] = {}
+    for site, part in parts.items():
+        assert all(case.site == site for case in part)
+        for case in part:
+            owner.setdefault(case.name.split("-")[0], set()).add(site)
+    assert all(len(held) == 1 for held in owner.values())
+    assert list(parts) == sorted(parts)
+    total = sum(len(part.by_patient()) for part in parts.values())
+    assert total == len(cases.of_split("train").by_patient())
+
+
+def test_patients_of_one_name_from_two_origins_stay_two_patients():
+    cases = _cases(40)
+    parts = partition(cases, DataSettings(partition="even", sites=2, min_patients=1), seed=0)
+    patients = [case.patient for part in parts.values() for case in part]
+    assert {patient.split("/")[0] for patient in patients} == {"origin-0", "origin-1"}
+    assert len(set(patients)) == len(cases.of_split("train").by_patient())
+
+
+def test_even_sites_have_equally_many_patients():
+    parts = partition(_cases(100), DataSettings(partition="even", sites=4, min_patients=1), seed=0)
+    assert [len(part.by_patient()) for part in parts.values()] == [20, 20, 20, 20]
+
+
+def test_shares_of_size_are_kept_to_within_a_patient():
+    data = DataSettings(partition="by-size", sites=3, shares=(6, 3, 1), min_patients=1)
+    parts = partition(_cases(250, films=1), data, seed=0)
+    assert [len(part.by_patient()) for part in parts.values()] == [120, 60, 20]
+
+
+def test_a_small_alpha_gives_sites_of_one_class_and_a_large_one_gives_equal_mixes():
+    def spread(alpha: float) -> float:
+        data = DataSettings(partition="dirichlet", sites=3, alpha=alpha, min_patients=4)
+        rows = summary.table(partition(_cases(600, films=1, origins=1), data, seed=1))
+        shares = [row["classes"]["a"] / row["images"] for row in rows]
+        return max(shares) - min(shares)
+
+    assert spread(0.1) > 0.6
+    assert spread(1000.0) < 0.1
+
+
+def test_a_dirichlet_draw_is_repeated_until_each_site_has_enough():
+    data = DataSettings(partition="dirichlet", sites=3, alpha=0.2, min_patients=10)
+    for seed in range(10):
+        parts = partition(_cases(120), data, seed=seed)
+        assert min(len(part.by_patient()) for part in parts.values()) >= 10
+
+
+def test_a_dirichlet_draw_that_never_gives_enough_is_refused():
+    data = DataSettings(partition="dirichlet", sites=4, alpha=0.001, min_patients=20)
+    with pytest.raises(DataError, match="in 100 tries"):
+        partition(_cases(100), data, seed=0)
+
+
+def test_the_same_seed_gives_the_same_partition():
+    data = DataSettings(partition="dirichlet", sites=3, min_patients=1)
+    first, again, other = (partition(_cases(90), data, seed=seed) for seed in (1, 1, 2))
+    names = [[[case.name for case in part] for part in parts.values()] for parts in (first, again, other)]
+    assert names[0] == names[1]
+    assert names[0] != names[2]
+
+
+def test_a_natural_site_with_too_few_patients_is_left_out_and_named(caplog):
+    cases = _cases(40, origins=1)
+    small = CaseSet((*cases.cases, Case(IMAGE, "x", 0, patient="x", site="tiny", split="train")), cases.classes)
+    parts = partition(small, DataSettings(min_patients=8), seed=0)
+    assert list(parts) == ["origin-0"]
+    assert "site tiny is left out: 1 training patients, fewer than 8" in caplog.text
+
+
+def test_ten_sites_sort_in_the_order_of_their_numbers():
+    parts = partition(_cases(100), DataSettings(partition="even", sites=12, min_patients=1), seed=0)
+    assert list(parts)[:2] + list(parts)[-1:] == ["site-01", "site-02", "site-12"]
+
+
+def test_shares_must_match_the_sites():
+    with pytest.raises(SettingsError, match=r"data\.shares must be 3 numbers above 0"):
+        partition(_cases(40), DataSettings(partition="by-size", sites=3, shares=(1.0, 0.0, 2.0)), seed=0)
+
+
+def test_the_table_counts_patients_images_classes_and_masks():
+    rows = summary.table({"all": _cases(10)})
+    assert rows == [
+        {"site": "all", "patients": 10, "images": 20, "classes": {"a": 10, "b": 10}, "unlabelled": 0, "masks": 0}
+    ]

@@ -1,0 +1,90 @@
+"""The command `fedmedgen emit`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedmedgen.cli import emit
+from fedmedgen.errors import RunError, SettingsError
+from fedmedgen.models.denoiser import build_denoiser
+from fedmedgen.models.saving import save_generator
+from fedmedgen.settings import GeneratorSettings, Settings
+
+TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, False), norm_groups=4, sampler_steps=2)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    model = build_denoiser(TINY, num_classes=3, num_masks=1, size=(12, 12), seed=0)
+    model.name_classes(["normal", "opacity", "nodule"], ["background", "lung"])
+    save_generator(model, folder / "generator", card={"epsilon": 8.0})
+    (folder / "settings.yaml").write_text(yaml.safe_dump(Settings(generator=TINY).to_mapping()))
+    (folder / "result.json").write_text(json.dumps({"privacy": {"epsilon": 8.0}}))
+    return folder
+
+
+def command(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    emit.add(parser.add_subparsers())
+    return parser.parse_args(["emit", *words])
+
+
+def call(*words: str) -> int:
+    arguments = command(*words)
+    return int(arguments.run(arguments))
+
+
+def test_a_set_is_written_and_described_in_one_json_object(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    assert call(str(run_folder), "--count", "5", "--label", "nodule=3", "--out", str(out), "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["count"] == 5
+    assert said["labels"] == {"nodule": 3, "normal": 1, "opacity": 1}
+    assert len(list((out / "images").iterdir())) == len(list((out / "masks").iterdir())) == 5
+    sheet = json.loads((out / "datasheet.json").read_text())
+    assert (sheet["synthetic"], sheet["privacy"]) == (True, {"epsilon": 8.0})
+
+
+def test_the_words_for_people_name_the_folder_and_the_counts(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    assert call(str(run_folder), "--label", "opacity=2", "--out", str(out), "--format", "npz") == 0
+    assert capsys.readouterr().out == f"{out}: 2 synthetic cases (2 opacity)\n"
+    assert (out / "set.npz").is_file()
+
+
+def test_a_folder_in_use_is_left_alone(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(RunError, match="must name a new or empty folder"):
+        call(str(run_folder), "--count", "1", "--out", str(tmp_path))
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no settings\.yaml in"):
+        call(str(tmp_path), "--count", "1", "--out", str(tmp_path / "set"))
+
+
+def test_no_count_at_all_is_refused() -> None:
+    with pytest.raises(SettingsError, match="give --count N, or --label NAME=COUNT"):
+        emit.counts_of(["a", "b"], None, {})
+
+
+@pytest.mark.parametrize(("count", "labels"), [(0, {}), (3, {"a": 4}), (5, {"a": 2, "b": 2})])
+def test_a_count_that_does_not_fit_the_labels_is_refused(count: int, labels: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match="must be at least 1 and fit the labels' sum"):
+        emit.counts_of(["a", "b"], count, labels)
+
+
+@pytest.mark.parametrize("word", ["nodule", "nodule=", "=3", "nodule=-1", "nodule=many"])
+def test_a_label_that_is_not_name_and_count_is_wrong_usage(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command("run", "--out", "set", "--label", word)
+    assert stopped.value.code == 2
+    assert "expected NAME=COUNT" in capsys.readouterr().err

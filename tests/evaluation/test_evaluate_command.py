@@ -1,0 +1,97 @@
+"""`fedmedgen evaluate`, from folders on disk to one JSON object."""
+
+import argparse
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from fedmedgen.cli import evaluate
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.errors import DataError, RunError
+from fedmedgen.settings import Settings
+
+Make = Callable[..., CaseSet]
+
+
+def write(cases: CaseSet, folder: Path, split: Callable[[int], str]) -> Path:
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    with (folder / "labels.csv").open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["filename", "label", "label_name", "split"])
+        for number, case in enumerate(cases):
+            assert case.label is not None
+            assert case.mask is not None
+            pixels = np.clip((case.image[0] + 1) * 127.5, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / case.name)
+            Image.fromarray(case.mask * 255).save(folder / "masks" / case.name)
+            table.writerow([case.name, case.label, cases.classes[case.label], split(number)])
+    return folder
+
+
+def ask(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate.add(parser.add_subparsers())
+    arguments = parser.parse_args(["evaluate", *words])
+    return int(arguments.run(arguments))
+
+
+@pytest.fixture
+def folders(discs: Make, tmp_path: Path) -> tuple[str, str]:
+    made = write(discs(30), tmp_path / "set", lambda number: "train")
+    real = tmp_path / "real"
+    for site in ("a", "b"):
+        write(discs(30, seed=ord(site)), real / site, lambda number: "test" if number < 10 else "train")
+    return str(made), str(real)
+
+
+def test_the_keys_that_scripts_rely_on_are_printed_and_written(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, real = folders
+    out = tmp_path / "metrics.json"
+    words = ["--mask-classes", "background,disc", "--seeds", "1", "--out", str(out), "--json"]
+    assert ask(made, "--real", real, "--task", "segmentation", *words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads(out.read_text())
+    assert set(found) == {"fidelity", "segmentation"}
+    assert set(found["segmentation"]["tstr"]["dice"]["disc"]) == {"mean", "sd"}
+    assert found["segmentation"]["trtr"]["n_train"] == 40
+    assert found["segmentation"]["trtr"]["n_test"] == 20
+    assert "--run" in found["segmentation"]["prior"]["skipped"]
+
+
+def test_with_a_run_the_prior_and_the_best_site_are_measured(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings.from_mapping(
+        {
+            "data": {"size": [16, 16], "min_patients": 2, "classes": ["left", "right"]},
+            "evaluation": {"seeds": 1, "classifier_steps": 5, "prior_labels": ["normal", "opacity"]},
+        }
+    )
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings.to_mapping()))
+    made, real = folders
+    assert ask(made, "--real", real, "--run", str(tmp_path), "--task", "classification", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["classification"]
+    assert found["best_site"]["site"] in ("a", "b")
+    assert set(found["prior"]["auc"]) == set(found["tstr"]["accuracy"]) == {"mean", "sd"}
+    assert set(found["tstr"]["recall"]) == {"left", "right"}
+
+
+def test_real_cases_without_a_test_split_are_refused(folders: tuple[str, str]) -> None:
+    made, _ = folders
+    with pytest.raises(DataError, match="split 'test'"):
+        ask(made, "--real", made)
+
+
+def test_a_run_folder_without_settings_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
+    made, real = folders
+    with pytest.raises(RunError, match=r"settings\.yaml"):
+        ask(made, "--real", real, "--run", str(tmp_path))

@@ -1,0 +1,52 @@
+"""The same study through Flower's own runtime: same weights, true exit status, no process left."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from fedmedgen.errors import RunError
+from simulations.run import simulate
+
+WORDS = ["study=demo", "smoke=true", "evaluation.enabled=false", "emission.count=6", "data.max_patients=12"]
+
+
+def final(run: Path) -> dict[str, np.ndarray]:
+    words = json.loads((run / "checkpoint.json").read_text())
+    return load_file(run / "checkpoint" / words["arrays"])
+
+
+def leftovers() -> list[str]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if "flower-superlink" in words or "raylet" in words or "flwr-simulation" in words:
+            found.append(words[:120])
+    return found
+
+
+def test_a_seeded_study_gives_the_same_weights_on_both_backends(tmp_path: Path) -> None:
+    before = leftovers()
+    words = [*WORDS, "rounds=4", "fault.site=site-3", "fault.round=2"]
+    flower = simulate(words, backend="flower", out=str(tmp_path / "flower"))
+    here = simulate(words, backend="in-process", out=str(tmp_path / "here"))
+    one, other = final(flower), final(here)
+    assert one.keys() == other.keys()
+    assert max(float(np.max(np.abs(one[key] - other[key]))) for key in one) <= 1e-6
+    result = json.loads((flower / "result.json").read_text())
+    assert (result["status"], result["backend"], list(result["lost_sites"])) == ("completed", "flower", ["site-3"])
+    assert result["peak_rss_mb"] > 100
+    assert (flower / "report.html").is_file()
+    assert leftovers() == before
+
+
+def test_a_run_that_fails_inside_flower_fails_outside_with_its_reason(tmp_path: Path) -> None:
+    before = leftovers()
+    words = [*WORDS, "federation.min_sites=3", "fault.site=site-2", "fault.round=1"]
+    with pytest.raises(RunError, match="federation.min_sites"):
+        simulate(words, backend="flower", out=str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+    assert leftovers() == before
