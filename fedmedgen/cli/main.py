@@ -22,7 +22,7 @@ DONE, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
 def main(words: Sequence[str] | None = None) -> int:
     """Run the program; 0 done, 1 refused or failed, 2 wrong usage."""
     parser = _parser()
-    args = parser.parse_args(words)
+    args = _parse(parser, words)
     level = logging.DEBUG if args.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -49,6 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     for name, words in PLUGGED.items():
         _plug(subparsers, name, words)
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """Parse words where overrides (key=value) may stand after options too, which argparse alone refuses."""
+    args, extra = parser.parse_known_args(words)
+    odd = [word for word in extra if word.startswith("-") or "=" not in word or not hasattr(args, "overrides")]
+    if odd:
+        parser.error(f"unrecognized arguments: {' '.join(odd)}")
+    if extra:
+        args.overrides = [*args.overrides, *extra]
+    return args
 
 
 def _plug(subparsers: Subparsers, name: str, words: str) -> None:

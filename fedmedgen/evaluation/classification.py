@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.evaluation import recipe
@@ -21,7 +21,7 @@ from fedmedgen.seeds import seed_of
 log = logging.getLogger(__name__)
 
 WIDTHS = (16, 32, 64, 64)
-LARGEST_SIDE = 64
+LARGEST_SIDE = 48
 BATCH = 32
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-3
@@ -110,7 +110,8 @@ def _tensors(cases: CaseSet) -> tuple[Tensor, NDArray[np.int64]]:
     x = recipe.standardised(cases.images())
     if max(x.shape[2:]) > LARGEST_SIDE:
         share = LARGEST_SIDE / max(x.shape[2:])
-        x = adaptive_avg_pool2d(x, (round(share * x.shape[2]), round(share * x.shape[3])))
+        size = (round(share * x.shape[2]), round(share * x.shape[3]))
+        x = interpolate(x, size, mode="bilinear", antialias=True)
     return x, np.array([case.label for case in cases], np.int64)
 
 

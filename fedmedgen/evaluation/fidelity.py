@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 EXTRACTOR = "EfficientNet-Lite0, block 10, 112 dimensions"
 SPLITS = 3
-LARGEST_N = 1000
+LARGEST_N = 400
 SMALLEST_N = 12
 NEAREST = 5
 KID_SUBSETS = 50
@@ -43,26 +43,32 @@ class _Given(nn.Module):
         return features
 
 
-def fidelity(synthetic: CaseSet, real: CaseSet, *, seed: int, max_cases: int) -> dict[str, Any]:
-    """Distances of `synthetic` from `real`, means over a few splits of the real patients; or `skipped`, saying why."""
+def fidelity(
+    synthetic: CaseSet, real: CaseSet, *, seed: int, max_cases: int, prior: CaseSet | None = None
+) -> dict[str, Any]:
+    """Distances of `synthetic` from `real`, means over a few splits of the real patients; or `skipped`, saying why.
+
+    `floor` is what real cases score, and `prior`, if given, what the prior scores, against the same real cases.
+    """
     n = min(len(synthetic), len(real) // 2, max_cases, LARGEST_N)
     if n < SMALLEST_N:
         got = f"{len(synthetic)} and {len(real)}"
         return {"skipped": f"needs {SMALLEST_N} synthetic and {2 * SMALLEST_N} real cases; got {got}"}
     draw = np.random.default_rng(seed_of(seed, "fidelity"))
     network = Features()
-    chosen = _some(synthetic, n, draw)
     few = _some_patients(real, 2 * n, draw)
-    made, found = (np.asarray(network(cases.images())) for cases in (chosen, few))
-    scores: list[dict[str, float]] = []
-    floors: list[dict[str, float]] = []
+    found = np.asarray(network(few.images()))
+    sets = {"": synthetic} if prior is None or len(prior) < SMALLEST_N else {"": synthetic, "prior": prior}
+    made = {name: np.asarray(network(_some(cases, n, draw).images())) for name, cases in sets.items()}
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in (*sets, "floor")}
     for split in range(SPLITS):
         first, second = halves(few, draw)
-        count = min(len(made), len(first), len(second))
-        reference, other = found[first][:count], found[second][:count]
-        scores.append(compare(made[:count], reference, seed=seed_of(seed, "kid", split)))
-        floors.append(compare(other, reference, seed=seed_of(seed, "kid", split)))
-    return _mean(scores) | {"floor": _mean(floors), "n": int(count), "extractor": EXTRACTOR, "splits": SPLITS}
+        n = min(n, len(first), len(second))
+        reference, kid_seed = found[first][:n], seed_of(seed, "kid", split)
+        for name, features in {**made, "floor": found[second]}.items():
+            scores[name].append(compare(features[:n], reference, seed=kid_seed))
+    means = {name: _mean(rows) for name, rows in scores.items()}
+    return means.pop("") | means | {"n": n, "extractor": EXTRACTOR, "splits": SPLITS}
 
 
 def compare(made: FloatArray, real: FloatArray, *, seed: int) -> dict[str, float]:

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 WIDTHS = (16, 32, 64)
 LARGEST_SIDE = 64
-BATCH = 8
+BATCH = 6
+MOST_DISTANCES = 200  # cases, evenly spaced, whose HD95 is taken
 LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 1e-4
 
@@ -65,7 +66,8 @@ def score(predictions: Sequence[MaskArray], cases: CaseSet) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dice = compute_dice(guesses, truths, include_background=False, ignore_empty=True).numpy()
-        far = compute_hausdorff_distance(guesses, truths, include_background=False, percentile=95).numpy()
+        some = slice(None, None, -(-len(pairs) // MOST_DISTANCES))
+        far = compute_hausdorff_distance(guesses[some], truths[some], include_background=False, percentile=95).numpy()
     per_class = {name: _nanmean(dice[:, k]) for k, name in enumerate(cases.mask_classes[1:])}
     found = [value for value in per_class.values() if value is not None]
     return {

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 Yardstick = Callable[[CaseSet, str, int], dict[str, Any]]
 """Trains on a set (named for the log) with a number of seeds, and tests."""
 TASKS = ("classification", "segmentation")
+MOST_SITES = 8  # that are measured alone
 RANKED_BY = {"classification": "auc", "segmentation": "dice_mean"}
 
 
@@ -45,9 +46,8 @@ def evaluate(
     alike, why = _prior_like(test, prior, settings.prior_labels)
     sets = {"trtr": train, "tstr": synthetic, "prior": why if alike is None else alike}
     say("fidelity")
-    found: dict[str, Any] = {"fidelity": fidelity(synthetic, train, seed=seed, max_cases=settings.max_cases)}
-    if alike is not None and "skipped" not in found["fidelity"]:
-        found["fidelity"]["prior"] = fidelity(alike, train, seed=seed, max_cases=found["fidelity"]["n"])
+    near = fidelity(synthetic, train, seed=seed, max_cases=settings.max_cases, prior=alike)
+    found: dict[str, Any] = {"fidelity": near}
     for task in options.get("tasks", TASKS):
         yardstick = _yardstick(task, test, settings, seed, say)
         found[task] = _task(sets, train_by_site, yardstick, RANKED_BY[task], settings.seeds)
@@ -86,16 +86,21 @@ def _task(
 
 
 def _sites(train_by_site: Mapping[str, CaseSet], yardstick: Yardstick, by: str, seeds: int) -> dict[str, Any]:
-    """Each site alone with one seed, and the best of them with all seeds."""
+    """Each of the largest sites alone with one seed, and the best of them with all seeds."""
     if len(train_by_site) < 2:
         return {"best_site": skipped("there is one site only"), "per_site": {}}
-    alone = {name: yardstick(cases, name, 1) for name, cases in train_by_site.items()}
+    alone = {name: yardstick(cases, name, 1) for name, cases in _largest(train_by_site)}
     measured = {name: row[by]["mean"] for name, row in alone.items() if row.get(by)}
     if not measured:
         return {"best_site": skipped("no single site has enough cases"), "per_site": alone}
     best = max(measured, key=lambda name: measured[name])
     row = yardstick(train_by_site[best], f"{best} alone", seeds) if seeds > 1 else alone[best]
     return {"best_site": row | {"site": best}, "per_site": alone}
+
+
+def _largest(train_by_site: Mapping[str, CaseSet]) -> list[tuple[str, CaseSet]]:
+    """The sites with most cases, at most `MOST_SITES`, in the order of their names."""
+    return sorted(sorted(train_by_site.items(), key=lambda item: -len(item[1]))[:MOST_SITES])
 
 
 def _together(train_by_site: Mapping[str, CaseSet], test: CaseSet) -> CaseSet:

@@ -21,6 +21,7 @@ Unscaled = tuple[tuple[float, int], ...]  # (sample rate, steps)
 FINEST_NEEDED = 0.1  # of a step's typical privacy loss, rate / noise: finer grids change epsilon by under 0.2 %
 COARSEST = 1e-3
 MOST_CELLS = 1e5  # over the range of the total loss: hopeless requests are answered fast, by a larger bound
+MOST_STEPS = 1_000_000
 HOPELESS = 0.1  # an interval this wide means an epsilon in the thousands: called infinite
 ROUGH = 5.0  # times coarser, for the search
 HIGHEST_NOISE = 1e5
@@ -139,7 +140,7 @@ def _merged(parts: Parts) -> Parts:
     for rate, noise, count in parts:
         require(0 < rate <= 1, "sample rate", rate, "above 0 and at most 1")
         require(noise > 0 and math.isfinite(noise), "noise multiplier", noise, "a finite number above 0")
-        require(count >= 0, "steps", count, "at least 0")
+        require(0 <= count <= MOST_STEPS, "steps", count, f"from 0 to {MOST_STEPS}")
         steps[rate, noise] = steps.get((rate, noise), 0) + count
     return tuple((rate, noise, count) for (rate, noise), count in sorted(steps.items()))
 

@@ -94,7 +94,7 @@ def check_head(chain: Chain, head: Head | None) -> None:
     """
     pinned = head or Head(0, START)
     count = chain.head.count
-    if count < pinned.count and chain.torn:
+    if chain.torn and (count < pinned.count or (head is None and b"\n" in chain.torn)):
         raise broken(chain.last_line)
     if count < pinned.count:
         raise LedgerError(

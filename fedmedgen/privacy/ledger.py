@@ -18,7 +18,6 @@ from fedmedgen.errors import BudgetError, LedgerError
 from fedmedgen.privacy.chain import (
     Chain,
     Head,
-    broken,
     check_head,
     digest_of,
     mending_event,
@@ -94,10 +93,8 @@ def spending_in(path: Path, *, key: bytes | None, head_path: Path | None) -> Spe
     elif head_path:
         pinned = read_head(head_path, key)
     chain = read_chain(data, key)
-    if head_path:
+    if head_path or b"\n" in chain.torn:
         check_head(chain, pinned)
-    elif b"\n" in chain.torn:
-        raise broken(chain.last_line)
     spending = replay(chain.events)
     spending.add_torn(torn_cost(chain.torn) if chain.torn else None)
     return spending
@@ -123,7 +120,8 @@ class Ledger:
         """
         if digest != digest_of(mapping):
             raise LedgerError("the plan's digest isn't that of its mapping: pass Plan.digest with Plan.to_mapping()")
-        for name, value in {"epsilon": epsilon, "delta": delta, **vars(limit)}.items():
+        amounts = {"epsilon": epsilon, "delta": delta}
+        for name, value in [*amounts.items(), *vars(limit).items()]:
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
                 raise LedgerError(f"{name} must be a finite number of at least 0; got {value!r}")
         with self._locked() as writer:

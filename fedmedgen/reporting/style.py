@@ -35,6 +35,7 @@ svg.plot { width: 100%; height: auto; display: block; } svg.plot text { font-fam
 .scroll { overflow-x: auto; margin: .8rem 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: .82rem; white-space: nowrap; }
+td:first-child { white-space: nowrap; }
 th, td { padding: .42rem .9rem .42rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody tr:last-child td { border-bottom: 0; }
 td.n, th.n { text-align: right; padding-right: 1.4rem; white-space: nowrap; } tr.mine td { font-weight: 650; }

@@ -94,7 +94,8 @@ def task_verdict(task: Mapping[str, Any], name: str) -> str:
     text = f"{name.capitalize()} learned from the synthetic set alone reaches {unit} {mine['mean']:.3f} on real cases"
     text += f"; learned from the real data of all sites it reaches {real['mean']:.3f}"
     if unit == "AUC" and mine["mean"] - 2 * mine["sd"] <= 0.5 + 5 * SAME:
-        return f"{text}. That is hardly better than tossing a coin (0.5): this set does not carry the classes."
+        how = "no" if mine["mean"] <= 0.5 else "hardly"
+        return f"{text}. That is {how} better than tossing a coin (0.5): this set does not carry the classes."
     if prior and mine["mean"] <= prior["mean"] + SAME:
         return (
             f"{text}, and from phantoms alone {prior['mean']:.3f}: the sites' data added nothing that this test sees."

@@ -95,4 +95,4 @@ def test_each_class_is_drawn_as_often_as_any_other() -> None:
 def test_large_pictures_are_pooled_before_training(discs: Make) -> None:
     wide = [replace(case, image=np.tile(case.image, (1, 8, 16))) for case in discs(8)]
     pictures, _ = classification._tensors(discs(8).with_cases(wide))
-    assert pictures.shape == (8, 1, 32, 64)
+    assert pictures.shape == (8, 1, 24, 48)

@@ -44,7 +44,7 @@ def ask(*words: str) -> int:
 
 @pytest.fixture
 def folders(discs: Make, tmp_path: Path) -> tuple[str, str]:
-    made = write(discs(30), tmp_path / "set", lambda number: "train")
+    made = write(discs(30), tmp_path / "set", lambda _: "train")
     real = tmp_path / "real"
     for site in ("a", "b"):
         write(discs(30, seed=ord(site)), real / site, lambda number: "test" if number < 10 else "train")

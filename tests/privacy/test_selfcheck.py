@@ -1,0 +1,141 @@
+"""The self-check passes right engines and stops wrong ones, naming the layers."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedmedgen.errors import SelfCheckError
+from fedmedgen.privacy import opacus_engine, per_patient, selfcheck
+from fedmedgen.privacy.per_patient import LossPerRow, ReferenceEngine, Rows
+from fedmedgen.privacy.selfcheck import check_engine
+
+Patients = Callable[[int], list[dict[str, Tensor]]]
+
+
+@contextlib.contextmanager
+def no_mending(model: nn.Module) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("engine", ["reference", "opacus"])
+def test_both_engines_pass_on_a_diffusers_network_with_norms_above_and_below_the_clip(
+    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, engine: str
+) -> None:
+    result = check_engine(engine, denoiser, loss, patients_of)
+    assert result.largest_error < 5e-5
+    assert result.rows > result.patients == 5
+    high, middle, low = result.clip_norms
+    assert high > max(result.norms)
+    assert min(result.norms) < middle < max(result.norms)
+    assert low < min(result.norms)
+
+
+def test_opacus_as_shipped_is_wrong_on_this_network_and_the_check_names_the_convolutions(
+    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opacus_engine, "mended_convolutions", no_mending)
+    with pytest.raises(SelfCheckError, match=r"mid_block\.resnets\.1\.conv1\.weight") as refusal:
+        check_engine("opacus", denoiser, loss, patients_of)
+    assert "attention" not in str(refusal.value)
+    assert "privacy.engine=reference" in str(refusal.value)
+
+
+def test_a_check_leaves_the_model_as_it_was_and_does_not_trust_its_zero_weights(
+    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for parameter in denoiser.parameters():
+        parameter.data.zero_()
+    before = copy.deepcopy(denoiser.state_dict())
+    check_engine("opacus", denoiser, loss, patients_of)
+    assert all(torch.equal(before[key], value) for key, value in denoiser.state_dict().items())
+    monkeypatch.setattr(opacus_engine, "mended_convolutions", no_mending)
+    with pytest.raises(SelfCheckError):
+        check_engine("opacus", denoiser, loss, patients_of)
+
+
+class Planted(ReferenceEngine):
+    """A reference engine with one fault, by name."""
+
+    fault = ""
+
+    def clipped_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
+        if self.fault == "no clip":
+            return super().clipped_sum(patients, 1e9)
+        if self.fault == "clip by row":
+            rows = [{k: v[i : i + 1] for k, v in p.items()} for p in patients for i in range(len(p["sigma"]))]
+            return super().clipped_sum(rows, clip_norm)
+        if self.fault == "drops a patient":
+            return super().clipped_sum(patients[:-1] or patients, clip_norm)
+        total = super().clipped_sum(patients, clip_norm)
+        if self.fault == "mean":
+            return [part / max(1, len(patients)) for part in total]
+        if self.fault == "forgets a layer":
+            total[0] = torch.zeros_like(total[0])
+        if self.fault == "lets nan through" and any(bool(torch.isnan(p["x"]).any()) for p in patients):
+            total[0] += float("nan")
+        return total
+
+
+@pytest.mark.parametrize(
+    "fault", ["no clip", "clip by row", "drops a patient", "mean", "forgets a layer", "lets nan through"]
+)
+def test_each_planted_fault_is_caught(
+    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(Planted, "fault", fault)
+    monkeypatch.setattr(selfcheck, "make_engine", lambda _, model, loss: Planted(model, loss))
+    with pytest.raises(SelfCheckError):
+        check_engine("planted", denoiser, loss, patients_of)
+
+
+def test_the_harness_of_planted_faults_passes_without_a_fault(
+    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfcheck, "make_engine", lambda _, model, loss: Planted(model, loss))
+    assert check_engine("planted", denoiser, loss, patients_of).largest_error < 5e-5
+
+
+def test_a_loss_that_couples_rows_of_different_patients_is_caught(
+    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients
+) -> None:
+    def coupled(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        each = loss(model, rows)
+        return each * (1 + each.detach().mean())
+
+    with pytest.raises(SelfCheckError, match="disagrees"):
+        check_engine("opacus", denoiser, coupled, patients_of)
+
+
+def test_buffers_that_learn_from_patients_are_caught(loss: LossPerRow) -> None:
+    class Remembers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+            self.register_buffer("seen", torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen += x.detach().sum(dim=0)
+            return self.layer(x)
+
+    def rows(count: int) -> list[dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        return [{"x": torch.randn(2, 2, generator=generator) * (1 + number)} for number in range(count)]
+
+    with pytest.raises(SelfCheckError, match="buffers"):
+        check_engine("reference", Remembers(), lambda model, rows: model(rows["x"]).squeeze(1).square(), rows)
+
+
+def test_rows_without_a_gradient_prove_nothing_and_are_refused(denoiser: nn.Module, patients_of: Patients) -> None:
+    def flat(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        return model(rows["x"], rows["sigma"], rows["label"]).mean(dim=(1, 2, 3)) * 0
+
+    with pytest.raises(SelfCheckError, match="above zero"):
+        check_engine("reference", denoiser, flat, patients_of)
+
+
+def test_the_engines_share_one_piece_of_clipping_code() -> None:
+    assert opacus_engine.add_clipped is per_patient.add_clipped
