@@ -118,7 +118,7 @@ def segmenter_score(segmenter: Segmenter, test: CaseSet) -> dict[str, Any]:
         return skipped("no held-out case has a mask")
     segmenter.eval()
     images = torch.from_numpy(known.images())
-    logits = torch.cat([segmenter(batch) for batch in images.split(64)])
+    logits = torch.cat([segmenter(batch) for batch in torch.split(images, 64)])
     return segmentation.score(list(logits.argmax(1).to(torch.uint8).numpy()), known)
 
 

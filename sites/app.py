@@ -6,7 +6,15 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedmedgen.errors import BudgetError, DataError, EgressError, LedgerError, PrivacyError, SelfCheckError
+from fedmedgen.errors import (
+    BudgetError,
+    DataError,
+    EgressError,
+    LedgerError,
+    PrivacyError,
+    SelfCheckError,
+    SettingsError,
+)
 from fedmedgen.federation import messages, records
 from fedmedgen.federation.egress import Reply
 from sites.opening import open_site
@@ -20,6 +28,7 @@ REFUSALS: tuple[tuple[type[Exception], str], ...] = (
     (LedgerError, records.REFUSED_LEDGER),
     (SelfCheckError, records.REFUSED_SELFCHECK),
     (PrivacyError, records.REFUSED_POLICY),
+    (SettingsError, records.REFUSED_POLICY),
     (EgressError, records.REFUSED_POLICY),
     (DataError, records.REFUSED_DATA),
 )

@@ -23,7 +23,9 @@ def functions(path: Path) -> Iterator[ast.FunctionDef]:
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
-    long = {str(path.relative_to(ROOT)): n for path in files() if (n := len(path.read_text().splitlines())) > LONGEST_FILE}
+    long = {
+        str(path.relative_to(ROOT)): n for path in files() if (n := len(path.read_text().splitlines())) > LONGEST_FILE
+    }
     assert not long
 
 

@@ -28,7 +28,7 @@ class SitePolicy:
     labelled_declared: int
     lifetime_epsilon: float
     lifetime_delta: float
-    data_root: str = ""  # empty, in simulations: the study's own
+    data_root: str = ""  # the site's radiographs: no request can choose them; empty in simulations alone
     data_columns: ColumnSettings = field(default_factory=ColumnSettings)
     smallest_noise_multiplier: float = 0.3
     largest_clip_norm: float = 10.0
@@ -43,6 +43,7 @@ class SitePolicy:
     def __post_init__(self) -> None:
         require(self.patients_declared >= 1, "patients_declared", self.patients_declared, "at least 1")
         require(self.lifetime_epsilon > 0, "lifetime_epsilon", self.lifetime_epsilon, "above 0")
+        require(self.simulation or bool(self.data_root), "data_root", self.data_root, "the path of the site's own data")
         largest = 1 / (10 * self.patients_declared)
         require(
             self.simulation or 0 < self.lifetime_delta <= largest,

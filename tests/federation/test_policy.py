@@ -20,6 +20,7 @@ def policy() -> SitePolicy:
         labelled_declared=100,
         lifetime_epsilon=10.0,
         lifetime_delta=1e-5,
+        data_root="films",
         largest_clip_norm=2.0,
         largest_sample_rate=0.3,
         smallest_noise_multiplier=0.5,

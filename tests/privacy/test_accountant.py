@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 from opacus.accountants import PRVAccountant
@@ -135,3 +136,11 @@ def test_the_best_attackers_rate_is_exact_for_a_gaussian_and_below_the_bound_by_
     rate = accountant.true_positive_rate(parts)
     assert rate == pytest.approx(float(ndtr(-2.3263 + 0.5)), rel=0.01)
     assert rate <= math.exp(accountant.epsilon(parts, DELTA)) * 0.01 + DELTA
+
+
+def test_the_table_of_risks_in_the_documents_is_what_the_code_says() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| epsilon |"))
+    rows = [[cell.strip() for cell in lines[number].strip("|").split("|")] for number in (start, start + 2)]
+    for epsilon, share in zip(rows[0][1:], rows[1][1:], strict=True):
+        assert f"in {share.replace(' ', '')} of cases" in accountant.risk_words(float(epsilon), DELTA)

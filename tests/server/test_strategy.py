@@ -12,7 +12,11 @@ from fedmedgen.federation import messages, records
 from fedmedgen.settings import FederationSettings
 from server.strategy import GuardedStrategy, Member, flower_strategy
 
-MEMBERS = [Member(12, "b", "patient", 100, 100), Member(11, "a", "patient", 300, 300), Member(13, "c", "patient", 100, 0)]
+MEMBERS = [
+    Member(12, "b", "patient", 100, 100),
+    Member(11, "a", "patient", 300, 300),
+    Member(13, "c", "patient", 100, 0),
+]
 START = {"w": np.zeros(2, np.float32)}
 
 
@@ -52,7 +56,11 @@ def test_messages_go_to_the_sites_in_the_order_of_their_names() -> None:
 def test_replies_are_weighed_by_declared_patients_whatever_their_order() -> None:
     guarded = strategy()
     asked = ask(guarded)
-    replies = [reply(asked["c"], "c", [5, 0], 100), reply(asked["a"], "a", [1, 0], 300), reply(asked["b"], "b", [1, 5], 100)]
+    replies = [
+        reply(asked["c"], "c", [5, 0], 100),
+        reply(asked["a"], "a", [1, 0], 300),
+        reply(asked["b"], "b", [1, 5], 100),
+    ]
     combined, _ = guarded.aggregate_train(1, replies)
     assert combined is not None
     np.testing.assert_allclose(messages.unpack_arrays(combined)["w"], [(300 + 100 + 500) / 500, 500 / 500], rtol=1e-6)

@@ -46,7 +46,7 @@ def test_a_seeded_study_gives_the_same_weights_on_both_backends(tmp_path: Path) 
 def test_a_run_that_fails_inside_flower_fails_outside_with_its_reason(tmp_path: Path) -> None:
     before = leftovers()
     words = [*WORDS, "federation.min_sites=3", "fault.site=site-2", "fault.round=1"]
-    with pytest.raises(RunError, match="federation.min_sites"):
+    with pytest.raises(RunError, match=r"federation\.min_sites"):
         simulate(words, backend="flower", out=str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
     assert leftovers() == before

@@ -111,7 +111,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Path) -> None:
 
 
 def test_resume_needs_a_run_and_takes_no_other_settings(tmp_path: Path, finished: Path) -> None:
-    with pytest.raises(RunError, match="no settings.yaml"):
+    with pytest.raises(RunError, match=r"no settings\.yaml"):
         simulate(resume=str(tmp_path))
     with pytest.raises(SettingsError, match="own settings"):
         simulate(["seed=3"], resume=str(finished))

@@ -1,6 +1,7 @@
 """A real site, opened from its own policy file: what it grants, what it refuses, and what leaves it."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedmedgen.composition import compose
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
+from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, messages, plan, records
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.policy import SitePolicy
@@ -141,16 +143,17 @@ def test_the_site_reads_its_own_data_whatever_the_server_names(policy: SitePolic
     assert ask(policy, settings).config[records.STATUS] == records.DONE
 
 
-def test_a_policy_without_data_refuses(policy: SitePolicy, settings: Settings) -> None:
-    reply = ask(replace(policy, data_root=""), settings)
-    assert reply.config[records.STATUS] == records.REFUSED_POLICY
-    assert not spent(policy)
+def test_a_policy_must_name_the_sites_own_data(policy: SitePolicy) -> None:
+    with pytest.raises(SettingsError, match="data_root"):
+        replace(policy, data_root="")
 
 
-def test_more_patients_than_declared_are_refused(policy: SitePolicy, settings: Settings) -> None:
+def test_more_patients_than_declared_change_nothing_that_leaves(
+    policy: SitePolicy, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     reply = ask(replace(policy, patients_declared=10), settings)
-    assert reply.config[records.STATUS] == records.REFUSED_POLICY
-    assert not spent(policy)
+    assert (reply.config[records.STATUS], reply.metrics) == (records.DONE, {records.WEIGHT: 10.0})
+    assert "raise the declared figure" in caplog.text
 
 
 def test_a_second_run_beyond_the_lifetime_budget_is_refused(policy: SitePolicy, settings: Settings) -> None:
@@ -158,9 +161,30 @@ def test_a_second_run_beyond_the_lifetime_budget_is_refused(policy: SitePolicy, 
     assert ask(policy, settings, run="run-2").config[records.STATUS] == records.REFUSED_BUDGET
 
 
-def test_no_text_of_an_error_leaves_the_site(policy: SitePolicy, settings: Settings) -> None:
-    reply = ask(replace(policy, data_root="/no/such/folder/of/patient-17"), settings)
-    assert reply.config == {records.SITE: "north", records.STATUS: records.REFUSED_DATA}
+@pytest.mark.parametrize("root", ["/no/such/folder/of/patient-17", "unnamed"])
+def test_a_fault_of_the_data_yields_a_reply_of_pure_noise(
+    policy: SitePolicy, settings: Settings, films: Path, tmp_path: Path, root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if root == "unnamed":  # the patients' ids are missing, so the unit would be the image
+        root = str(tmp_path / "films")
+        shutil.copytree(films, root)
+        table = Path(root) / "labels.csv"
+        table.write_text("\n".join(line.rpartition(",")[0] for line in table.read_text().splitlines()) + "\n")
+    reply = ask(replace(policy, data_root=root), settings)
+    assert reply.config == {records.SITE: "north", records.STATUS: records.DONE}
+    assert reply.metrics == {records.WEIGHT: 30.0}
+    assert "the reply is noise" in caplog.text
+    assert spent(policy)
+
+
+def test_a_fault_of_the_program_leaves_as_a_code_without_its_text(
+    policy: SitePolicy, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("patient 17 has a rare disease")
+
+    monkeypatch.setattr(local_round, "run", broken)
+    assert ask(policy, settings).config == {records.SITE: "north", records.STATUS: records.FAULT}
 
 
 def test_a_node_that_is_neither_simulated_nor_configured_refuses(settings: Settings) -> None:
