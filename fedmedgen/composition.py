@@ -42,6 +42,7 @@ def compose(overrides: Sequence[str] = ()) -> Settings:
         _check_word(word)
     if any(word.replace(" ", "").lower() == "smoke=true" for word in words):
         words = [*_smoke_words(), *words]
+    OmegaConf.register_new_resolver("private", _by_privacy, replace=True)
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(name="schema", node=Settings().to_mapping())
     os.environ.setdefault(DATA_VARIABLE, "../shared/data")
@@ -65,6 +66,11 @@ def resolve_paths(settings: Settings) -> Settings:
 
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().resolve()) if path else ""
+
+
+def _by_privacy(private: Any, ordinary: Any, *, _root_: Any) -> Any:
+    """`${private:a,b}` in a study's file: a under privacy, b without; what the noise leaves room for differs."""
+    return private if _root_.privacy.mode == "patient" else ordinary
 
 
 def _mapping(raw: Any) -> dict[str, Any]:

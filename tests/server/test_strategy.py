@@ -109,7 +109,7 @@ def test_errors_silence_and_refusals_are_told_apart() -> None:
 def test_below_the_quorum_the_stage_ends_with_the_reasons() -> None:
     guarded = strategy(min_sites=2)
     asked = ask(guarded)
-    with pytest.raises(FederationError, match="1 usable replies.*b: no reply"):
+    with pytest.raises(FederationError, match=r"1 usable replies.*b: no reply"):
         guarded.aggregate_train(1, [reply(asked["a"], "a", [1, 1], 300)])
 
 
