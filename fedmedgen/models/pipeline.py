@@ -1,5 +1,6 @@
 """The pipeline saved with a generator: with torch and diffusers it samples where this package isn't installed."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,13 +20,37 @@ SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
 NOISE_SCALE = 40.0
 
 
-def coefficients(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """c_skip, c_out and c_in of a noise level.
+def power(shape: torch.Size, sigma_data: float) -> Tensor:
+    """Expected power ``[C, H, W]`` of each cosine coefficient of an image (channel 0) and of masks.
 
-    **Source** Karras et al. 2022, table 1, column "Ours".
+    Radiographs and phantoms alike lose power with the cube of the frequency, masks a little less; r = 1 is the highest
+    frequency along an axis. The means over all coefficients are sigma_data^2, and 1 for masks, which are -1 or 1.
     """
-    total = sigma**2 + sigma_data**2
-    return sigma_data**2 / total, sigma * sigma_data * total.rsqrt(), total.rsqrt()
+    channels, height, width = shape[-3:]
+    rows, columns = torch.arange(height) / height, torch.arange(width) / width
+    distance = rows[:, None] ** 2 + columns**2 + 0.03**2
+    image, mask = distance**-1.5, distance**-1.25
+    return torch.stack([image * sigma_data**2 / image.mean(), *[mask / mask.mean()] * (channels - 1)])
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) as a matrix ``[size, size]``."""
+    angle = torch.arange(size)[:, None] * (torch.arange(size) + 0.5) * math.pi / size
+    return torch.cat([torch.full((1, size), size**-0.5), angle[1:].cos() * (2 / size) ** 0.5])
+
+
+def coefficients(sigma: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """c_skip ``[B, C, H, W]`` of each frequency, c_out and c_in ``[B, C, 1, 1]`` of a noise level.
+
+    EDM's coefficients for data of this power at each frequency, not of equal power at all: c_skip is then the best
+    linear denoiser, c_out the error it leaves, and a small network needn't learn to pass fine detail through.
+
+    **Source** Karras et al. 2022, appendix B.6, with the data's variance taken by frequency.
+    """
+    variance = sigma[:, None, None, None] ** 2
+    c_skip = spectrum / (spectrum + variance)
+    c_out = (c_skip * variance).mean(dim=(2, 3), keepdim=True).sqrt()
+    return c_skip, c_out, (spectrum.mean(dim=(1, 2), keepdim=True) + variance).rsqrt()
 
 
 def noise_condition(sigma: Tensor) -> Tensor:
@@ -53,10 +78,12 @@ def denoised(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, sigma_
 
     **Shapes** x ``[B, C, H, W]``, sigma ``[B]``, labels ``[B]``; the number after the last class means "no class".
 
-    **Source** Karras et al. 2022, equation 7.
+    **Source** Karras et al. 2022, equation 7; c_skip acts on the cosine transform of x.
     """
-    c_skip, c_out, c_in = (c[:, None, None, None] for c in coefficients(sigma, sigma_data))
-    return c_skip * x + c_out * network(unet, c_in * x, sigma, labels, unshuffle)
+    c_skip, c_out, c_in = coefficients(sigma, power(x.shape, sigma_data).to(x))
+    down, across = cosines(x.shape[2]).to(x), cosines(x.shape[3]).to(x)
+    smooth = down.T @ (c_skip * (down @ x @ across.T)) @ across
+    return smooth + c_out * network(unet, c_in * x, sigma, labels, unshuffle)
 
 
 def segment(unet: UNet2DModel, images: Tensor, noise_level: float, sigma_data: float, unshuffle: int) -> Tensor:
@@ -65,7 +92,7 @@ def segment(unet: UNet2DModel, images: Tensor, noise_level: float, sigma_data: f
     x = F.pad(images, (0, 0, 0, 0, 0, extra))
     sigma = torch.full((len(x),), noise_level, device=x.device)
     labels = torch.full((len(x),), unet.config.num_class_embeds - 1, device=x.device)
-    c_in = coefficients(sigma, sigma_data)[2][:, None, None, None]
+    c_in = coefficients(sigma, power(x.shape, sigma_data).to(x))[2]
     return network(unet, c_in * x, sigma, labels, unshuffle)
 
 

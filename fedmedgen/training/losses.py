@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.pipeline import coefficients, power
 
 Rows = dict[str, Tensor]
 
@@ -11,12 +12,12 @@ Rows = dict[str, Tensor]
 def diffusion_loss(model: nn.Module, rows: Rows) -> Tensor:
     """Weighted squared error of the denoised image, mean over channels and pixels.
 
-    **Source** Karras et al. 2022, equation 8 with lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2.
+    **Source** Karras et al. 2022, equation 8 with lambda = 1 / c_out^2.
     """
-    x, sigma, sigma_data = rows["x"], rows["sigma"], _sigma_data(model)
+    x, sigma = rows["x"], rows["sigma"]
+    c_out = coefficients(sigma, power(x.shape, _sigma_data(model)).to(x))[1]
     clean = model(x + sigma[:, None, None, None] * rows["noise"], sigma, rows["label"])
-    level = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    loss: Tensor = level * (rows["weight"] * (clean - x) ** 2).mean(dim=(1, 2, 3))
+    loss: Tensor = (rows["weight"] * ((clean - x) / c_out) ** 2).mean(dim=(1, 2, 3))
     return loss
 
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from fedmedgen.data import phantoms
 from fedmedgen.errors import SettingsError
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
-from fedmedgen.models.pipeline import coefficients, noise_condition
+from fedmedgen.models.pipeline import coefficients, cosines, noise_condition, power
 from fedmedgen.settings import GeneratorSettings
 
 TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, True), norm_groups=4)
@@ -35,12 +37,43 @@ def test_with_next_to_no_noise_the_image_is_left_alone() -> None:
     torch.testing.assert_close(out, x, atol=1e-3, rtol=0)
 
 
-def test_preconditioning_keeps_unit_variance_at_the_door_and_at_the_target() -> None:
+def test_with_equal_power_at_all_frequencies_the_coefficients_are_edms() -> None:
     sigma = torch.tensor([0.002, 0.1, 0.5, 3.0, 80.0], dtype=torch.float64)
-    c_skip, c_out, c_in = coefficients(sigma, 0.5)
-    torch.testing.assert_close(c_in**2 * (0.5**2 + sigma**2), torch.ones(5, dtype=torch.float64))
-    target = ((1 - c_skip) ** 2 * 0.5**2 + c_skip**2 * sigma**2) / c_out**2
-    torch.testing.assert_close(target, torch.ones(5, dtype=torch.float64))
+    c_skip, c_out, c_in = coefficients(sigma, torch.full((1, 4, 4), 0.25, dtype=torch.float64))
+    total = sigma**2 + 0.25
+    torch.testing.assert_close(c_skip[:, 0, 1, 2], 0.25 / total)
+    torch.testing.assert_close(c_out.flatten(), sigma * 0.5 / total.sqrt())
+    torch.testing.assert_close(c_in.flatten(), total.rsqrt())
+
+
+def test_what_the_network_must_add_has_unit_variance_on_data_of_the_expected_power() -> None:
+    shape = torch.Size([2000, 2, 8, 8])
+    generator = torch.Generator().manual_seed(0)
+    spectrum = power(shape, 0.5)
+    waves = spectrum.sqrt() * torch.randn(shape, generator=generator)
+    for level in (0.05, 0.5, 5.0):
+        c_skip, c_out, c_in = coefficients(torch.tensor([level]), spectrum)
+        noisy = waves + level * torch.randn(shape, generator=generator)
+        target = (waves - c_skip * noisy) / c_out
+        torch.testing.assert_close(target.square().mean(dim=(0, 2, 3)), torch.ones(2), atol=0.05, rtol=0)
+        torch.testing.assert_close((c_in * noisy).square().mean(dim=(0, 2, 3)), torch.ones(2), atol=0.05, rtol=0)
+
+
+def test_the_expected_power_is_that_of_phantoms_within_a_factor_of_four() -> None:
+    images = torch.from_numpy(np.stack([case.image for case in phantoms.draw("chest", 100, size=(64, 64), seed=0)]))
+    waves = cosines(64) @ images @ cosines(64).T
+    found, expected = waves.square().mean(dim=0)[0], power(images.shape, 0.5)[0]
+    rows = torch.arange(64) / 64
+    distance = (rows[:, None] ** 2 + rows**2).sqrt()
+    for low, high in ((0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.8), (0.8, 1.5)):
+        ring = (distance >= low) & (distance < high)
+        assert 0.25 < float(found[ring].mean() / expected[ring].mean()) < 4
+
+
+def test_the_cosine_transform_keeps_lengths_and_is_undone_by_its_transpose() -> None:
+    for size in (1, 2, 7, 28):
+        torch.testing.assert_close(cosines(size) @ cosines(size).T, torch.eye(size), atol=1e-5, rtol=0)
+    assert cosines(7)[1:].sum(dim=1).abs().max() < 1e-5
 
 
 def test_neighbouring_noise_levels_are_told_apart_but_alike() -> None:
