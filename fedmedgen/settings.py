@@ -71,6 +71,7 @@ class GeneratorSettings:
     layers_per_block: int = 1
     norm_groups: int = 8
     sigma_data: float = 0.5
+    preconditioning: Literal["edm", "spectral"] = "edm"  # what the skip past the network expects of the data
     noise_mean: float = -1.2  # of ln sigma in training (Karras et al. 2022)
     noise_std: float = 1.2
     label_dropout: float = 0.1

@@ -38,7 +38,12 @@ def simulate(overrides: Sequence[str] = (), *, backend: str = "", out: str = "",
     else:
         words = [*overrides, *([f"backend={backend}"] if backend else []), *([f'out="{out}"'] if out else [])]
         settings = compose(words)
-        paths = [f'out="{settings.out}"', f'data.root="{settings.data.root}"', f'ledger.root="{settings.ledger.root}"']
+        paths = [
+            f"backend={settings.backend}",
+            f'out="{settings.out}"',
+            f'data.root="{settings.data.root}"',
+            f'ledger.root="{settings.ledger.root}"',
+        ]
         run_config = {"overrides": shlex.join([*words, *paths]), "out": settings.out, "resume": False}
     if not settings.simulated:
         raise SettingsError(

@@ -23,6 +23,7 @@ class DenoiserConfig:
     size: tuple[int, int]
     unshuffle: int
     sigma_data: float
+    preconditioning: str
     steps: int
     guidance: float
 
@@ -64,7 +65,11 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
         """**Shapes** x ``[B, C, H, W]``, sigma ``[B]``, labels ``[B]`` -> ``[B, C, H, W]``."""
-        return pipeline.denoised(self.unet, x, sigma, labels, self.config.sigma_data, self.config.unshuffle)
+        return pipeline.denoised(self.unet, x, sigma, labels, self.spectrum(x), self.config.unshuffle)
+
+    def spectrum(self, x: Tensor) -> Tensor:
+        """The power ``[C, H, W]`` that the preconditioning expects of data in the shape of `x`."""
+        return pipeline.power(x.shape, self.config.sigma_data, self.config.preconditioning).to(x)
 
 
 def build_denoiser(
@@ -92,6 +97,7 @@ def build_denoiser(
         size=(size[0], size[1]),
         unshuffle=generator.unshuffle,
         sigma_data=generator.sigma_data,
+        preconditioning=generator.preconditioning,
         steps=generator.sampler_steps,
         guidance=generator.guidance,
     )

@@ -20,13 +20,16 @@ SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
 NOISE_SCALE = 40.0
 
 
-def power(shape: torch.Size, sigma_data: float) -> Tensor:
+def power(shape: torch.Size, sigma_data: float, preconditioning: str) -> Tensor:
     """Expected power ``[C, H, W]`` of each cosine coefficient of an image (channel 0) and of masks.
 
-    Radiographs and phantoms alike lose power with the cube of the frequency, masks a little less; r = 1 is the highest
-    frequency along an axis. The means over all coefficients are sigma_data^2, and 1 for masks, which are -1 or 1.
+    "edm": sigma_data^2 at every frequency of every channel. "spectral": falling with the cube of the frequency, as
+    radiographs and phantoms alike do, masks a little less; the means over all coefficients are sigma_data^2, and 1
+    for masks, which are -1 or 1.
     """
     channels, height, width = shape[-3:]
+    if preconditioning == "edm":
+        return torch.full((channels, height, width), sigma_data**2)
     rows, columns = torch.arange(height) / height, torch.arange(width) / width
     distance = rows[:, None] ** 2 + columns**2 + 0.03**2
     image, mask = distance**-1.5, distance**-1.25
@@ -73,26 +76,26 @@ def network(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, unshuff
     return out[..., :height, :width]
 
 
-def denoised(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, sigma_data: float, unshuffle: int) -> Tensor:
+def denoised(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, spectrum: Tensor, unshuffle: int) -> Tensor:
     """The clean image expected from a noisy one: D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
 
     **Shapes** x ``[B, C, H, W]``, sigma ``[B]``, labels ``[B]``; the number after the last class means "no class".
 
     **Source** Karras et al. 2022, equation 7; c_skip acts on the cosine transform of x.
     """
-    c_skip, c_out, c_in = coefficients(sigma, power(x.shape, sigma_data).to(x))
+    c_skip, c_out, c_in = coefficients(sigma, spectrum)
     down, across = cosines(x.shape[2]).to(x), cosines(x.shape[3]).to(x)
     smooth = down.T @ (c_skip * (down @ x @ across.T)) @ across
     return smooth + c_out * network(unet, c_in * x, sigma, labels, unshuffle)
 
 
-def segment(unet: UNet2DModel, images: Tensor, noise_level: float, sigma_data: float, unshuffle: int) -> Tensor:
+def segment(unet: UNet2DModel, images: Tensor, noise_level: float, data: tuple[float, str], unshuffle: int) -> Tensor:
     """Logits ``[B, M, H, W]`` of the denoiser's network with a new head; mask channels at its door are zero."""
     extra = unet.config.in_channels // unshuffle**2 - 1
     x = F.pad(images, (0, 0, 0, 0, 0, extra))
     sigma = torch.full((len(x),), noise_level, device=x.device)
     labels = torch.full((len(x),), unet.config.num_class_embeds - 1, device=x.device)
-    c_in = coefficients(sigma, power(x.shape, sigma_data).to(x))[2]
+    c_in = coefficients(sigma, power(x.shape, *data).to(x))[2]
     return network(unet, c_in * x, sigma, labels, unshuffle)
 
 
@@ -196,13 +199,14 @@ class RadiographPipeline(DiffusionPipeline):  # type: ignore[misc]
         self, labels: list[int], seed: int | None, steps: float | None = None, guidance: float | None = None
     ) -> Tensor:
         kept = self.config.settings
-        fold, sigma_data = int(kept["unshuffle"]), float(kept["sigma_data"])
+        fold = int(kept["unshuffle"])
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         shape = (len(labels), self.unet.config.in_channels // fold**2, *self.config.size)
         noise = torch.randn(shape, generator=generator).to(self.device)
+        spectrum = power(noise.shape, float(kept["sigma_data"]), kept["preconditioning"]).to(noise)
         denoise = guided(
-            lambda x, sigma, label: denoised(self.unet, x, sigma, label, sigma_data, fold),
+            lambda x, sigma, label: denoised(self.unet, x, sigma, label, spectrum, fold),
             torch.tensor(labels, device=self.device),
             float(kept["guidance"] if guidance is None else guidance),
             len(self.config.classes),
@@ -225,7 +229,11 @@ class SegmenterPipeline(DiffusionPipeline):  # type: ignore[misc]
             images = self._tensor(images)
         kept = self.config.settings
         logits = segment(
-            self.unet, images.to(self.device), kept["noise_level"], kept["sigma_data"], int(kept["unshuffle"])
+            self.unet,
+            images.to(self.device),
+            kept["noise_level"],
+            (kept["sigma_data"], kept["preconditioning"]),
+            int(kept["unshuffle"]),
         )
         masks: NDArray[np.uint8] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
         return masks

@@ -67,7 +67,9 @@ def save_generator(denoiser: Denoiser, folder: Path, *, card: Mapping[str, objec
     `card` gives the model card's facts, name to value: at least epsilon and the data.
     """
     config = denoiser.config
-    settings = {name: getattr(config, name) for name in ("unshuffle", "sigma_data", "steps", "guidance")}
+    settings = {
+        name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
+    }
     pipe = pipeline.RadiographPipeline(denoiser.unet, config.classes, config.mask_classes, config.size, settings)
     what = "radiographs with masks" if config.mask_classes else "radiographs"
     classes = ", ".join(config.classes) or "no named classes"
@@ -89,6 +91,7 @@ def load_generator(folder: Path) -> Denoiser:
         size=(index["size"][0], index["size"][1]),
         unshuffle=kept["unshuffle"],
         sigma_data=kept["sigma_data"],
+        preconditioning=kept["preconditioning"],
         steps=kept["steps"],
         guidance=kept["guidance"],
     )
@@ -98,7 +101,7 @@ def load_generator(folder: Path) -> Denoiser:
 def save_segmenter(segmenter: Segmenter, folder: Path, *, card: Mapping[str, object]) -> None:
     """Write the segmenter as a pipeline from images to masks; `card` as for a generator."""
     config = segmenter.config
-    settings = {name: getattr(config, name) for name in ("unshuffle", "sigma_data", "noise_level")}
+    settings = {name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "noise_level")}
     pipe = pipeline.SegmenterPipeline(segmenter.unet, config.mask_classes, config.size, settings)
     summary = f"Marks {', '.join(config.mask_classes[1:])} on radiographs: a diffusion model's network with a new head."
     _save(pipe, folder, _card("Radiograph segmenter", "image-segmentation", summary, SEGMENTER_USE, card))
@@ -116,6 +119,7 @@ def load_segmenter(folder: Path) -> Segmenter:
         size=(index["size"][0], index["size"][1]),
         unshuffle=kept["unshuffle"],
         sigma_data=kept["sigma_data"],
+        preconditioning=kept["preconditioning"],
         noise_level=kept["noise_level"],
     )
     return Segmenter(unet, config)

@@ -19,6 +19,7 @@ class SegmenterConfig:
     size: tuple[int, int]
     unshuffle: int
     sigma_data: float
+    preconditioning: str
     noise_level: float
 
 
@@ -43,7 +44,8 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """**Shapes** images ``[B, 1, H, W]`` -> logits ``[B, M, H, W]``."""
         config = self.config
-        return pipeline.segment(self.unet, images, config.noise_level, config.sigma_data, config.unshuffle)
+        data = (config.sigma_data, config.preconditioning)
+        return pipeline.segment(self.unet, images, config.noise_level, data, config.unshuffle)
 
 
 def from_denoiser(denoiser: Denoiser, num_mask_classes: int, noise_level: float, seed: int) -> Segmenter:
@@ -61,6 +63,7 @@ def from_denoiser(denoiser: Denoiser, num_mask_classes: int, noise_level: float,
         size=denoiser.config.size,
         unshuffle=denoiser.config.unshuffle,
         sigma_data=denoiser.config.sigma_data,
+        preconditioning=denoiser.config.preconditioning,
         noise_level=noise_level,
     )
     return Segmenter(unet, config)

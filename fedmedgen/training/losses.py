@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmedgen.models.denoiser import Denoiser
-from fedmedgen.models.pipeline import coefficients, power
+from fedmedgen.models.pipeline import coefficients
 
 Rows = dict[str, Tensor]
 
@@ -15,7 +15,7 @@ def diffusion_loss(model: nn.Module, rows: Rows) -> Tensor:
     **Source** Karras et al. 2022, equation 8 with lambda = 1 / c_out^2.
     """
     x, sigma = rows["x"], rows["sigma"]
-    c_out = coefficients(sigma, power(x.shape, _sigma_data(model)).to(x))[1]
+    c_out = coefficients(sigma, _denoiser(model).spectrum(x))[1]
     clean = model(x + sigma[:, None, None, None] * rows["noise"], sigma, rows["label"])
     loss: Tensor = (rows["weight"] * ((clean - x) / c_out) ** 2).mean(dim=(1, 2, 3))
     return loss
@@ -33,8 +33,8 @@ def segmentation_loss(model: nn.Module, rows: Rows) -> Tensor:
     return loss
 
 
-def _sigma_data(model: nn.Module) -> float:
+def _denoiser(model: nn.Module) -> Denoiser:
     inner = getattr(model, "_module", model)
     if not isinstance(inner, Denoiser):
         raise TypeError(f"the diffusion loss needs a Denoiser; got {type(inner).__name__}")
-    return inner.config.sigma_data
+    return inner

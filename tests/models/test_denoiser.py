@@ -39,7 +39,7 @@ def test_with_next_to_no_noise_the_image_is_left_alone() -> None:
 
 def test_with_equal_power_at_all_frequencies_the_coefficients_are_edms() -> None:
     sigma = torch.tensor([0.002, 0.1, 0.5, 3.0, 80.0], dtype=torch.float64)
-    c_skip, c_out, c_in = coefficients(sigma, torch.full((1, 4, 4), 0.25, dtype=torch.float64))
+    c_skip, c_out, c_in = coefficients(sigma, power(torch.Size([1, 4, 4]), 0.5, "edm").double())
     total = sigma**2 + 0.25
     torch.testing.assert_close(c_skip[:, 0, 1, 2], 0.25 / total)
     torch.testing.assert_close(c_out.flatten(), sigma * 0.5 / total.sqrt())
@@ -49,7 +49,7 @@ def test_with_equal_power_at_all_frequencies_the_coefficients_are_edms() -> None
 def test_what_the_network_must_add_has_unit_variance_on_data_of_the_expected_power() -> None:
     shape = torch.Size([2000, 2, 8, 8])
     generator = torch.Generator().manual_seed(0)
-    spectrum = power(shape, 0.5)
+    spectrum = power(shape, 0.5, "spectral")
     waves = spectrum.sqrt() * torch.randn(shape, generator=generator)
     for level in (0.05, 0.5, 5.0):
         c_skip, c_out, c_in = coefficients(torch.tensor([level]), spectrum)
@@ -62,7 +62,7 @@ def test_what_the_network_must_add_has_unit_variance_on_data_of_the_expected_pow
 def test_the_expected_power_is_that_of_phantoms_within_a_factor_of_four() -> None:
     images = torch.from_numpy(np.stack([case.image for case in phantoms.draw("chest", 100, size=(64, 64), seed=0)]))
     waves = cosines(64) @ images @ cosines(64).T
-    found, expected = waves.square().mean(dim=0)[0], power(images.shape, 0.5)[0]
+    found, expected = waves.square().mean(dim=0)[0], power(images.shape, 0.5, "spectral")[0]
     rows = torch.arange(64) / 64
     distance = (rows[:, None] ** 2 + rows**2).sqrt()
     for low, high in ((0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.8), (0.8, 1.5)):

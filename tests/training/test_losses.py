@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
-from fedmedgen.models.pipeline import coefficients, power
+from fedmedgen.models.pipeline import coefficients
 from fedmedgen.settings import GeneratorSettings
 from fedmedgen.training.losses import diffusion_loss, segmentation_loss
 
@@ -33,7 +33,7 @@ def test_the_diffusion_loss_is_the_published_weighted_error() -> None:
     model, given = denoiser(), rows()
     sigma = given["sigma"]
     clean = model(given["x"] + sigma[:, None, None, None] * given["noise"], sigma, given["label"])
-    c_out = coefficients(sigma, power(clean.shape, model.config.sigma_data))[1]
+    c_out = coefficients(sigma, model.spectrum(clean))[1]
     expected = (c_out**-2 * (clean - given["x"]).square()).mean(dim=(1, 2, 3))
     torch.testing.assert_close(diffusion_loss(model, given), expected)
 
