@@ -93,7 +93,7 @@ def evaluate_set(
     prior = phantoms.prior(
         max(settings.emission.count, 64),
         data=settings.data,
-        classes=settings.data.classes,
+        classes=settings.evaluation.prior_labels or settings.data.classes,
         seed=seed_of(settings.seed, "prior"),
     )
     metrics = evaluate(

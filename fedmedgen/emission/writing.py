@@ -46,12 +46,14 @@ def _write_folder(cases: CaseSet, folder: Path, write: Callable[[MaskArray, Path
     (folder / "images").mkdir(exist_ok=True)
     with (folder / "labels.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["filename", "label", "label_name", "split"])
+        labels = ["label", "label_name"] if any(case.label is not None for case in cases) else []
+        table.writerow(["filename", *labels, "split"])
         for case in cases:
             name = Path(case.name).with_suffix(f".{suffix}").name
             write(grey(case.image), folder / "images" / name)
             _write_mask(case, cases, folder)
-            table.writerow([name, case.label, "" if case.label is None else cases.classes[case.label], "train"])
+            label = [case.label, "" if case.label is None else cases.classes[case.label]] if labels else []
+            table.writerow([name, *label, "train"])
 
 
 def _write_mask(case: Case, cases: CaseSet, folder: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from fedmedgen.data import sources
+from fedmedgen.data import phantoms, sources
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.emission import write_set
 from fedmedgen.emission.writing import grey
@@ -85,3 +85,11 @@ def test_an_npz_of_cases_without_labels_is_refused_in_words(tmp_path: Path) -> N
     unlabelled = CaseSet((Case(np.zeros((1, 8, 8), np.float32), "a.png"),), ())
     with pytest.raises(SettingsError, match="an npz needs a label for every case"):
         write_set(unlabelled, tmp_path, format="npz", datasheet={})
+
+
+def test_a_set_without_labels_reads_back_without_labels(tmp_path: Path) -> None:
+    drawn = phantoms.draw("chest", 12, size=(16, 16), seed=0)
+    cases = tuple(Case(image=case.image, name=case.name) for case in drawn)
+    write_set(CaseSet(cases, ()), tmp_path / "set", datasheet={})
+    found = sources.load(DataSettings(root=str(tmp_path / "set"), size=(16, 16)), seed=0)
+    assert (len(found), found.rejected, {case.label for case in found}) == (12, (), {None})
