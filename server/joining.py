@@ -1,6 +1,7 @@
 """Who takes part: the nodes that answer with a site's name and public counts, within a bounded wait."""
 
 import json
+import math
 import time
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -11,13 +12,16 @@ from fedmedgen.federation import messages, records
 from fedmedgen.settings import Settings
 from server.strategy import Member
 
+SIMULATION_SECONDS = 30.0  # a simulation's nodes are there from its start
+
 
 def join(grid: Grid, settings: Settings, *, sites: int) -> list[Member]:
     """The members, in the order of their names; nodes without a site stay idle.
 
     **Raises** `FederationError` where fewer than `sites` nodes are there in time, or two nodes claim one site.
     """
-    nodes = _wait_for_nodes(grid, sites, settings.federation.join_seconds)
+    patience = min(settings.federation.join_seconds, SIMULATION_SECONDS if settings.simulated else math.inf)
+    nodes = _wait_for_nodes(grid, sites, patience)
     words = ConfigRecord({records.SETTINGS: json.dumps(settings.to_mapping(), sort_keys=True)})
     asked = [
         Message(RecordDict({records.CONFIG: words}), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes
@@ -66,8 +70,8 @@ def _wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:
     while len(nodes := sorted(grid.get_node_ids())) < wanted:
         if time.monotonic() > end:
             raise FederationError(
-                f"expected {wanted} nodes within {seconds:g} s; {len(nodes)} are there: start more, "
-                "or ask for fewer sites"
+                f"expected {wanted} nodes within {seconds:g} s; {len(nodes)} are there: start more (in a simulation "
+                f'--federation-config "num-supernodes={wanted}"), or ask for fewer sites'
             )
         time.sleep(0.5)
     return nodes

@@ -24,8 +24,8 @@ def power(shape: torch.Size, sigma_data: float, preconditioning: str) -> Tensor:
     """Expected power ``[C, H, W]`` of each cosine coefficient of an image (channel 0) and of masks.
 
     "edm": sigma_data^2 at every frequency of every channel. "spectral": falling with the cube of the frequency, as
-    radiographs and phantoms alike do, masks a little less; the means over all coefficients are sigma_data^2, and 1
-    for masks, which are -1 or 1.
+    radiographs and phantoms alike do, masks a little less; the means over all coefficients are sigma_data^2, and
+    four times that for masks, which are -1 or 1 where an image's deviation is about a half.
     """
     channels, height, width = shape[-3:]
     if preconditioning == "edm":
@@ -33,7 +33,7 @@ def power(shape: torch.Size, sigma_data: float, preconditioning: str) -> Tensor:
     rows, columns = torch.arange(height) / height, torch.arange(width) / width
     distance = rows[:, None] ** 2 + columns**2 + 0.03**2
     image, mask = distance**-1.5, distance**-1.25
-    return torch.stack([image * sigma_data**2 / image.mean(), *[mask / mask.mean()] * (channels - 1)])
+    return sigma_data**2 * torch.stack([image / image.mean(), *[4 * mask / mask.mean()] * (channels - 1)])
 
 
 def cosines(size: int) -> Tensor:
