@@ -1,6 +1,7 @@
 """The same study through Flower's own runtime: same weights, true exit status, no process left."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,17 @@ def final(run: Path) -> dict[str, np.ndarray]:
 
 
 def leftovers() -> list[str]:
+    """Processes of Flower runs whose private home is gone: they should have ended with it."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if "flower-superlink" in words or "raylet" in words or "flwr-simulation" in words:
-            found.append(words[:120])
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            home = process.environ().get("FLWR_HOME", "")
+            if "fedmedgen-flwr-" in home and not Path(home).parent.exists():
+                found.append(" ".join(process.cmdline())[:120])
     return found
 
 
 def test_a_seeded_study_gives_the_same_weights_on_both_backends(tmp_path: Path) -> None:
-    before = leftovers()
     words = [*WORDS, "rounds=4", "fault.site=site-3", "fault.round=2"]
     flower = simulate(words, backend="flower", out=str(tmp_path / "flower"))
     here = simulate(words, backend="in-process", out=str(tmp_path / "here"))
@@ -40,13 +42,12 @@ def test_a_seeded_study_gives_the_same_weights_on_both_backends(tmp_path: Path) 
     assert (result["status"], result["backend"], list(result["lost_sites"])) == ("completed", "flower", ["site-3"])
     assert result["peak_rss_mb"] > 100
     assert (flower / "report.html").is_file()
-    assert leftovers() == before
+    assert leftovers() == []
 
 
 def test_a_run_that_fails_inside_flower_fails_outside_with_its_reason(tmp_path: Path) -> None:
-    before = leftovers()
     words = [*WORDS, "federation.min_sites=3", "fault.site=site-2", "fault.round=1"]
     with pytest.raises(RunError, match=r"federation\.min_sites"):
         simulate(words, backend="flower", out=str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
-    assert leftovers() == before
+    assert leftovers() == []
