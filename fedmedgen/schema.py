@@ -4,7 +4,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from fedmedgen.errors import SettingsError
@@ -52,7 +52,14 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "") -> T:
         if key not in known:
             raise SettingsError(f"unknown setting {full!r}{nearest(str(key), known)}")
         values[key] = _convert(hints[key], value, full)
+    missing = [item.name for item in fields(cls) if _required(item) and item.name not in values]  # type: ignore[arg-type]
+    if missing:
+        raise SettingsError(f"{path or 'settings'} must set {', '.join(missing)}")
     return cls(**values)
+
+
+def _required(item: Field[Any]) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

@@ -37,6 +37,7 @@ class DataSettings:
     """Where the radiographs are, how they become tensors, who holds which."""
 
     root: str = ""  # a folder of sites, a DICOM tree or an npz; empty: phantoms
+    public: bool = False  # anybody may see these radiographs: a simulation's report may then tell of single sites
     phantoms: PhantomSettings = field(default_factory=PhantomSettings)
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     classes: tuple[str, ...] = ()  # empty: taken from labels.csv (public by the study's choice)
@@ -55,7 +56,7 @@ class DataSettings:
         require(len(self.size) == 2 and min(self.size) >= 8, "data.size", self.size, "two numbers of at least 8")
         require(1 <= self.sites <= 1000, "data.sites", self.sites, "from 1 to 1000")
         require(self.alpha > 0, "data.alpha", self.alpha, "above 0")
-        require(0 < self.test_share < 1, "data.test_share", self.test_share, "between 0 and 1")
+        require(0 <= self.test_share < 1, "data.test_share", self.test_share, "from 0 to below 1")
         require(self.min_patients >= 1, "data.min_patients", self.min_patients, "at least 1")
         require(len(self.mask_classes) != 1, "data.mask_classes", self.mask_classes, "empty, or background and more")
 

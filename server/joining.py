@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from fedmedgen.errors import FederationError, ReplyError
 from fedmedgen.federation import messages, records
+from fedmedgen.federation.egress import Reply
 from fedmedgen.settings import Settings
 from server.strategy import Member
 
@@ -46,10 +47,13 @@ def _member(reply: Message, refused: list[str]) -> Member | None:
         refused.append(f"node {reply.metadata.src_node_id}: Flower error {reply.error.code}")
         return None
     try:
-        said = messages.unpack_reply(reply.content)
-    except ReplyError as error:
-        refused.append(str(error))
+        return _introduced(messages.unpack_reply(reply.content), reply.metadata.src_node_id, refused)
+    except (ReplyError, KeyError, ValueError) as error:
+        refused.append(f"node {reply.metadata.src_node_id}: malformed reply ({error})")
         return None
+
+
+def _introduced(said: Reply, node: int, refused: list[str]) -> Member | None:
     status = said.config[records.STATUS]
     if status == records.IDLE:
         return None
@@ -57,7 +61,7 @@ def _member(reply: Message, refused: list[str]) -> Member | None:
         refused.append(f"{said.config.get(records.SITE) or 'a node'}: {status}")
         return None
     return Member(
-        node=reply.metadata.src_node_id,
+        node=node,
         site=said.config[records.SITE],
         unit=said.config[records.UNIT],
         patients=int(said.metrics[records.PATIENTS]),

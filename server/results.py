@@ -1,5 +1,6 @@
 """result.json: how a run ended, what each site spent, what was measured."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from fedmedgen import __version__
 from fedmedgen.data.summary import table
 from fedmedgen.errors import FedmedgenError
 from fedmedgen.federation import plan, records
-from fedmedgen.privacy.ledger import Ledger, load_or_create_key
+from fedmedgen.privacy.ledger import Ledger, load_key
 from server.rounds import Rounds
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def assemble(
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
         "simulation": settings.simulated,
-        "public_data": settings.simulated,
+        "public_data": settings.data.public or not settings.data.root,
         "privacy": _privacy(study, rounds),
         "sites": {member.site: _site(study, rounds, member.site) for member in rounds.members} if rounds else {},
         "lost_sites": {site: _last_reason(rows, site) for site in lost},
@@ -49,6 +50,7 @@ def assemble(
         "test_cases": len(study.test) if study.test else 0,
         "rejected": [vars(item) for item in study.loaded.rejected] if study.loaded else [],
         "metrics": metrics,
+        "cores": os.cpu_count(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "commit": commit(),
         "version": __version__,
@@ -107,7 +109,7 @@ def _ledger_folder(study: "Study") -> Path:
 
 def _lifetime(ledger: Path) -> float | None:
     try:
-        key = load_or_create_key(ledger.with_name("site.key"))
+        key = load_key(ledger.with_name("site.key"))
         return Ledger(ledger, key=key, head_path=ledger.with_name("ledger.head")).spent().epsilon
     except (FedmedgenError, OSError):
         return None

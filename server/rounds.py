@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from fedmedgen.errors import FederationError
 from fedmedgen.federation import messages, plan
 from fedmedgen.federation.egress import Arrays
 from fedmedgen.federation.plan import Stage
@@ -57,7 +58,8 @@ def run_stage(
     `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint.
     """
     settings = rounds.store.settings
-    inner = flower_strategy(settings.federation, len(rounds.members))
+    members = [member for member in rounds.members if member.weight(stage.name)]
+    inner = flower_strategy(settings.federation, len(members))
     weights, averaged, done = initial, None, 0
     if latest is not None:
         weights, averaged, done = latest.groups["weights"], latest.groups["ema"], latest.round
@@ -68,20 +70,26 @@ def run_stage(
         return averaged if averaged is not None else weights
     strategy = GuardedStrategy(
         inner,
-        rounds.members,
+        members,
         settings.federation,
+        stage=stage.name,
         rounds_done=done,
         on_sent=lambda number: _show(rounds, stage, number - 1),
     )
     after = _AfterRound(rounds, stage, strategy, kept, averaged)
-    strategy.start(
-        grid,
-        messages.pack_arrays(weights),
-        num_rounds=stage.rounds - done,
-        timeout=settings.federation.round_seconds,
-        train_config=messages.request_config(rounds.store.run, stage.name, settings, rounds.noise_multiplier),
-        evaluate_fn=after,
-    )
+    try:
+        strategy.start(
+            grid,
+            messages.pack_arrays(weights),
+            num_rounds=stage.rounds - done,
+            timeout=settings.federation.round_seconds,
+            train_config=messages.request_config(rounds.store.run, stage.name, settings, rounds.noise_multiplier),
+            evaluate_fn=after,
+        )
+    except FederationError:
+        after.note(strategy.round)  # what was asked may have been spent, so the failed round counts
+        rounds.store.write_rows(rounds.rows)
+        raise
     assert after.averaged is not None
     return after.averaged
 
@@ -102,16 +110,20 @@ class _AfterRound:
         number = server_round + self.strategy.rounds_done
         weights = messages.unpack_arrays(arrays)
         self.averaged = _ema(self.averaged, weights, self.rounds.store.settings.generator.ema_decay)
-        epsilon = self.rounds.epsilon_after(self.stage, number)
-        self.rounds.rows += [
-            _row(self.stage.name, number, outcome, self.strategy, epsilon) for outcome in self.strategy.outcomes
-        ]
+        self.note(number)
         groups = {**self.kept, "weights": weights, "ema": self.averaged}
         for group, attribute in FLOWER_STATE.items():
             if state := getattr(self.strategy.inner, attribute, None):
                 groups[group] = {key: np.asarray(value) for key, value in state.items()}
         self.rounds.store.save(Checkpoint(self.stage.name, number, groups, self.rounds.rows, self.rounds.seconds))
         _show(self.rounds, self.stage, number)
+
+    def note(self, number: int) -> None:
+        """One row for each site's part in a round."""
+        epsilon = self.rounds.epsilon_after(self.stage, number)
+        self.rounds.rows += [
+            _row(self.stage.name, number, outcome, self.strategy, epsilon) for outcome in self.strategy.outcomes
+        ]
 
 
 def _ema(old: Arrays | None, new: Arrays, decay: float) -> Arrays:
@@ -153,6 +165,6 @@ def _show(rounds: Rounds, stage: Stage, number: int) -> None:
         sites=[member.site for member in rounds.members],
         usable=sum(row["status"] == "done" for row in last),
         loss=sum(losses) / len(losses) if losses else None,
-        epsilon=rounds.epsilon_after(stage, number) if number else 0.0,
+        epsilon=rounds.epsilon_after(stage, number),
         seconds=round(rounds.seconds, 1),
     )

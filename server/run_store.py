@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import resource
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from fedmedgen.errors import RunError
+from fedmedgen.federation.messages import deciding
 from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 
@@ -91,7 +93,7 @@ class RunStore:
             "seconds": checkpoint.seconds,
         }
         write_text(self.folder / "checkpoint.json", json.dumps(words))
-        self._write_rows(checkpoint.rows)
+        self.write_rows(checkpoint.rows)
         for old in folder.glob("*.safetensors"):
             if old.name != name:
                 old.unlink()
@@ -113,9 +115,11 @@ class RunStore:
 
     def write_result(self, result: dict[str, Any]) -> None:
         usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        write_text(self.folder / "result.json", json.dumps({**result, "peak_rss_mb": round(usage / 1024)}, indent=2))
+        write_text(
+            self.folder / "result.json", json.dumps(finite({**result, "peak_rss_mb": round(usage / 1024)}), indent=2)
+        )
 
-    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
         path = self.folder / "rounds.csv"
         with path.with_suffix(".draft").open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -124,11 +128,19 @@ class RunStore:
         path.with_suffix(".draft").replace(path)
 
 
+def finite(value: Any) -> Any:
+    """The value with null for numbers that JSON doesn't know."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def run_name(settings: Settings) -> str:
     """Names a run by what decides its result; the backend that carries it, and its paths, don't."""
-    mapping = settings.to_mapping()
-    for key in ("backend", "out", "ledger", "fault"):
-        mapping.pop(key)
+    mapping = deciding(settings)
+    mapping.pop("fault")
     mapping["data"].pop("classes")  # may be found in the data only after the run has begun
     digest = hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()
     return f"{settings.study}-{settings.seed}-{digest[:12]}"

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from flwr.serverapp import Grid
 
-from fedmedgen.data import sources
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.data.partition import partition
+from fedmedgen.data.partition import held
 from fedmedgen.federation import local_round, plan
 from fedmedgen.federation.egress import Arrays
 from fedmedgen.models.denoiser import Denoiser
@@ -62,6 +62,7 @@ def run_study(grid: Grid, store: RunStore) -> None:
         with study.timed("join"):
             rounds = begin(grid, study)
         denoiser, segmenter = train(grid, study, rounds)
+        torch.set_num_threads(study.settings.runtime.server_threads)  # sites in this process have set theirs
         save_models(study.store, rounds, denoiser, segmenter)
         with study.timed("emission"):
             synthetic = emit_set(study.store, rounds, denoiser)
@@ -83,12 +84,12 @@ def read_data(study: Study) -> None:
     settings = study.settings
     if not settings.simulated:
         return
-    study.loaded = sources.load(settings.data, seed=settings.seed)
+    study.loaded = held(settings.data, settings.seed).loaded
     study.test = study.loaded.of_split("test")
     found = replace(settings.data, classes=study.loaded.classes)
     study.store.settings = replace(settings, data=found)
     study.store.write_settings()
-    study.parts = partition(study.loaded, found, seed=settings.seed)
+    study.parts = held(found, settings.seed).parts
 
 
 def begin(grid: Grid, study: Study) -> Rounds:

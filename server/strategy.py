@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, Strategy
 
@@ -15,6 +15,7 @@ from fedmedgen.errors import FederationError, ReplyError
 from fedmedgen.federation import messages, records
 from fedmedgen.federation.aggregation import check_reply
 from fedmedgen.federation.egress import Arrays, Reply
+from fedmedgen.federation.plan import GENERATOR
 from fedmedgen.settings import FederationSettings
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ class Member:
     unit: str
     patients: int
     labelled: int
+
+    def weight(self, stage: str) -> int:
+        """The public count that a stage's aggregation weighs by."""
+        return self.patients if stage == GENERATOR else self.labelled
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,16 @@ class GuardedStrategy(Strategy):
         members: Sequence[Member],
         federation: FederationSettings,
         *,
+        stage: str = GENERATOR,
         rounds_done: int = 0,
         on_sent: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.inner = inner
         self.members = {member.node: member for member in sorted(members, key=lambda member: member.site)}
         self.federation = federation
+        self.stage = stage
         self.rounds_done = rounds_done
+        self.round = rounds_done
         self.outcomes: list[Outcome] = []
         self._on_sent = on_sent
         self._reference: Arrays = {}
@@ -103,7 +111,7 @@ class GuardedStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        number = server_round + self.rounds_done
+        self.round = number = server_round + self.rounds_done
         self._reference = messages.unpack_arrays(arrays)
         pinned: Any = PinnedNodes(list(self.members.values()))
         drawn = list(self.inner.configure_train(number, arrays, config, pinned))
@@ -117,22 +125,22 @@ class GuardedStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         seconds = time.monotonic() - self._sent_at
-        usable: dict[str, Message] = {}
+        usable: dict[str, Reply] = {}
         outcomes: dict[str, Outcome] = {}
         for message in replies:
             member = self.members.get(message.metadata.src_node_id)
             if member is None or member.site in outcomes:
                 logger.warning("a reply from node %s was not asked for; left out", message.metadata.src_node_id)
                 continue
-            outcomes[member.site] = outcome = self._judge(message, member, seconds)
-            if outcome.status == records.DONE:
-                usable[member.site] = message
+            outcomes[member.site], reply = self._judge(message, member, seconds)
+            if reply is not None:
+                usable[member.site] = reply
         for member in self.members.values():
             late = Outcome(member.site, "no-reply", f"no reply within {self.federation.round_seconds:g} s")
             outcomes.setdefault(member.site, late)
         self.outcomes = [outcomes[site] for site in sorted(outcomes)]
         self._require_quorum(usable, server_round + self.rounds_done)
-        ordered = [_for_flower(usable[site]) for site in sorted(usable)]
+        ordered: Any = [Combinable(_for_flower(usable[site])) for site in sorted(usable)]
         combined, _ = self.inner.aggregate_train(server_round + self.rounds_done, ordered)
         if combined is None:
             raise FederationError("Flower's strategy combined nothing although replies were usable")
@@ -146,26 +154,26 @@ class GuardedStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         return None
 
-    def _judge(self, message: Message, member: Member, seconds: float) -> Outcome:
-        down = self._bytes_down.get(member.node, 0)
+    def _judge(self, message: Message, member: Member, seconds: float) -> tuple[Outcome, Reply | None]:
+        """What came of a site's part, and its reply if it can be combined; whatever is wrong with it is its own."""
+        known: dict[str, Any] = {"bytes_down": self._bytes_down.get(member.node, 0), "seconds": seconds}
         if message.has_error():
             logger.warning("%s failed: %s", member.site, message.error.reason)
-            return Outcome(
-                member.site, "failed", f"Flower error {message.error.code}", bytes_down=down, seconds=seconds
-            )
-        up = messages.size_of(message.content)
+            return Outcome(member.site, "failed", f"Flower error {message.error.code}", **known), None
         try:
+            known["bytes_up"] = messages.size_of(message.content)
             reply = messages.unpack_reply(message.content)
-            _check_sender(reply, member)
+            _check_sender(reply, member, self.stage)
             if (status := reply.config[records.STATUS]) != records.DONE:
-                return Outcome(member.site, status, status, bytes_up=up, bytes_down=down, seconds=seconds)
+                return Outcome(member.site, status, status, **known), None
             norm = check_reply(reply.arrays, self._reference, max_norm=self.federation.max_update_norm)
-        except ReplyError as error:
-            return Outcome(member.site, "rejected", str(error), bytes_up=up, bytes_down=down, seconds=seconds)
+        except Exception as error:
+            words = str(error) if isinstance(error, ReplyError) else f"malformed reply ({type(error).__name__})"
+            return Outcome(member.site, "rejected", words, **known), None
         loss = reply.metrics.get(records.LOSS)
-        return Outcome(member.site, records.DONE, "", loss, norm, bytes_up=up, bytes_down=down, seconds=seconds)
+        return Outcome(member.site, records.DONE, "", loss, norm, **known), reply
 
-    def _require_quorum(self, usable: dict[str, Message], number: int) -> None:
+    def _require_quorum(self, usable: dict[str, Reply], number: int) -> None:
         if len(usable) < self.federation.min_sites:
             lost = "; ".join(f"{item.site}: {item.reason}" for item in self.outcomes if item.status != records.DONE)
             raise FederationError(
@@ -174,21 +182,32 @@ class GuardedStrategy(Strategy):
             )
 
 
-def _check_sender(reply: Reply, member: Member) -> None:
+def _check_sender(reply: Reply, member: Member, stage: str) -> None:
     if reply.config.get(records.SITE) not in (member.site, ""):
         raise ReplyError(f"the node that joined as {member.site} replied as {reply.config.get(records.SITE)!r}")
-    weight = reply.metrics.get(records.WEIGHT, float(member.patients))
-    if weight != member.patients:
-        raise ReplyError(
-            f"the aggregation weight is {weight:g}; {member.site} declared {member.patients} when it joined"
-        )
+    weight, declared = reply.metrics.get(records.WEIGHT), member.weight(stage)
+    if reply.config[records.STATUS] == records.DONE and weight != declared:
+        raise ReplyError(f"the aggregation weight is {weight}; {member.site} declared {declared} when it joined")
 
 
-def _for_flower(message: Message) -> Message:
-    """The reply with nothing but its weight in its metrics: Flower's strategies average whatever stands there."""
-    metrics = message.content.metric_records[records.METRICS]
-    message.content[records.METRICS] = MetricRecord({records.WEIGHT: metrics[records.WEIGHT]})
-    return message
+@dataclass(frozen=True)
+class Combinable:
+    """The part of a message that Flower's strategies read, made anew from a checked reply."""
+
+    content: RecordDict
+
+    def has_error(self) -> bool:
+        return False
+
+
+def _for_flower(reply: Reply) -> RecordDict:
+    """Arrays and their weight, nothing else: Flower's strategies average whatever stands in the metrics."""
+    return RecordDict(
+        {
+            records.ARRAYS: messages.pack_arrays(reply.arrays),
+            records.METRICS: MetricRecord({records.WEIGHT: reply.metrics[records.WEIGHT]}),
+        }
+    )
 
 
 def _as_float32(combined: ArrayRecord) -> ArrayRecord:

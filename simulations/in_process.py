@@ -4,6 +4,7 @@ The only file that touches Flower's private `TaskIdentity`: a Message can't be m
 """
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from server.app import app as server_app
 from sites.app import app as client_app
+from sites.opening import IN_PROCESS
 
 RUN_ID = 1
 SERVER_NODE = 1
@@ -74,6 +76,7 @@ class InProcessGrid(Grid):
 
 def run_in_process(run_config: dict[str, Any], node_configs: dict[int, dict[str, Any]]) -> None:
     """Run the study to its end in this process; what stops the server is raised here."""
+    os.environ[IN_PROCESS] = "1"
     logging.getLogger("flwr").setLevel(logging.ERROR)
     with _identity():
         grid = InProcessGrid(node_configs, run_config)

@@ -50,7 +50,7 @@ def sheet(cases: CaseSet) -> Image.Image:
 
 
 def _tile(case: Case, cases: CaseSet) -> Pixels:
-    image = np.rint((case.image[0] + 1) * 127.5).astype(np.uint8)
+    image: Pixels = np.rint((case.image[0] + 1) * 127.5).astype(np.uint8)
     if case.mask is None:
         return image
     mask = (case.mask.astype(np.float32) * 200 / max(1, len(cases.mask_classes) - 1)).astype(np.uint8)
@@ -72,10 +72,10 @@ def lines(result: dict[str, Any], *, name: str, command: str) -> list[str]:
         f"`{command}`",
         "",
         f"- {datetime.date.today().isoformat()}, commit {result['commit']}, {platform.machine()} "
-        f"with {result.get('cores', 2)} cores, torch {result['machine'].rpartition(' ')[2]}, seed {result['seed']}",
+        f"with {result['cores']} cores, torch {result['machine'].rpartition(' ')[2]}, seed {result['seed']}",
         f"- status {result['status']}, backend {result['backend']}, {result['rounds']} rounds, lost sites: {lost}",
         f"- privacy: {claim}",
-        f"- {result['seconds']:.0f} s of rounds ({seconds}), peak {result['peak_rss_mb']} MB, "
+        f"- {result['seconds']:.0f} s in all ({seconds}), peak {result['peak_rss_mb']} MB, "
         f"{result['bytes_up'] / 1e6:.1f} MB up, {result['bytes_down'] / 1e6:.1f} MB down",
         "",
         *_sites(result),

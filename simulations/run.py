@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmedgen.composition import compose
-from fedmedgen.data import sources
-from fedmedgen.data.partition import partition
+from fedmedgen.data.partition import held
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.settings import Settings
 from server.run_store import RunStore, write_text
@@ -71,7 +70,7 @@ def site_count(settings: Settings) -> int:
     """How many sites the study's data are held by."""
     if settings.data.partition != "natural" or not settings.data.root:
         return settings.data.sites
-    return len(partition(sources.load(settings.data, seed=settings.seed), settings.data, seed=settings.seed))
+    return len(held(settings.data, settings.seed).parts)
 
 
 def result_of(run: Path) -> dict[str, Any]:

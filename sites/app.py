@@ -15,7 +15,7 @@ from fedmedgen.errors import (
     SelfCheckError,
     SettingsError,
 )
-from fedmedgen.federation import messages, records
+from fedmedgen.federation import egress, messages, records
 from fedmedgen.federation.egress import Reply
 from sites.opening import open_site
 from sites.site import Site
@@ -58,6 +58,7 @@ def _answer(message: Message, context: Context, ask: Callable[[Site], Reply]) ->
     except Exception as error:
         logger.exception("site %s: the request was not carried out", name or "(not opened)")
         reply = Reply(config={records.SITE: name, records.STATUS: code_of(error)})
+        egress.check(reply, expected={}, simulation=False)
     return Message(messages.pack_reply(reply), reply_to=message)
 
 

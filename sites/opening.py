@@ -1,26 +1,28 @@
 """Which site a node is: from its own policy file, or, in a simulation, from its partition."""
 
 import math
-from collections.abc import Mapping
+import os
+import sys
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import torch
 from flwr.app import Context, RecordDict
 
-from fedmedgen.data import sources
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.data.partition import partition
+from fedmedgen.data.partition import held
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation import local_round, plan
 from fedmedgen.federation.messages import unpack_settings
 from fedmedgen.federation.policy import SitePolicy
-from fedmedgen.settings import DataSettings, Settings
-from sites.site import Site, with_data_of
+from fedmedgen.settings import Settings
+from sites.own_data import own_cases
+from sites.site import Site
 
 POLICY = "policy"
 PARTITION = "partition-id"
+IN_PROCESS = "FEDMEDGEN_SIMULATION"
 
 
 def open_site(context: Context, content: RecordDict) -> Site | None:
@@ -32,13 +34,14 @@ def open_site(context: Context, content: RecordDict) -> Site | None:
     **Raises** `PolicyError` where the node has neither.
     """
     settings = unpack_settings(content)
-    torch.set_num_threads(settings.runtime.threads)
     if POLICY in context.node_config:
         policy = SitePolicy.read(Path(str(context.node_config[POLICY])))
-        return Site(policy, lambda asked: _own_cases(with_data_of(policy, asked).data, asked.seed))
-    if PARTITION not in context.node_config:
+        torch.set_num_threads(policy.threads)
+        return Site(policy, partial(own_cases, policy))
+    if PARTITION not in context.node_config or not in_simulation():
         raise PolicyError('expected policy="…" in the node\'s own configuration (--node-config); there is none')
-    parts = site_parts(settings.data, settings.seed)
+    torch.set_num_threads(settings.runtime.threads)
+    parts = held(settings.data, settings.seed).parts
     number = int(context.node_config[PARTITION])
     if number >= len(parts):
         return None
@@ -46,23 +49,15 @@ def open_site(context: Context, content: RecordDict) -> Site | None:
     return Site(_simulated_policy(name, parts[name], settings), lambda _: parts[name])
 
 
-@lru_cache(maxsize=2)
-def site_parts(data: DataSettings, seed: int) -> Mapping[str, CaseSet]:
-    """The training cases of every simulated site, read once a process."""
-    parts = partition(sources.load(data, seed=seed), data, seed=seed)
-    return {name: _capped(cases, data.max_patients) for name, cases in parts.items()}
+def in_simulation() -> bool:
+    """Whether this process is a simulated node: of the in-process backend, or an actor of Flower's simulation.
 
-
-@lru_cache(maxsize=1)
-def _own_cases(data: DataSettings, seed: int) -> CaseSet:
-    return sources.load(data, seed=seed).of_split("train")
-
-
-def _capped(cases: CaseSet, most: int) -> CaseSet:
-    if not most:
-        return cases
-    kept = list(cases.by_patient().values())[:most]
-    return cases.with_cases([case for patient in kept for case in patient])
+    A SuperNode's own processes are neither, whatever its configuration says.
+    """
+    if os.environ.get(IN_PROCESS) == "1":
+        return True
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def _simulated_policy(name: str, cases: CaseSet, settings: Settings) -> SitePolicy:
@@ -79,6 +74,11 @@ def _simulated_policy(name: str, cases: CaseSet, settings: Settings) -> SitePoli
         lifetime_epsilon=math.ceil(settings.privacy.epsilon * 1000) / 1000,
         lifetime_delta=settings.privacy.delta,
         smallest_noise_multiplier=0.2,
+        largest_clip_norm=max(10.0, settings.privacy.clip_norm),
+        largest_sample_rate=1.0,
+        largest_steps=max(20_000, sum(stage.total_steps for stage in plan.stages(settings))),
+        largest_rounds=max(500, sum(stage.rounds for stage in plan.stages(settings))),
+        threads=settings.runtime.threads,
         unit="patient" if cases.unit == "patient" else "image",
         simulation=True,
         no_privacy_allowed=True,

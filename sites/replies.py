@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fedmedgen.federation.egress import Reply
+from fedmedgen.privacy.chain import sync_folder
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 
 KEPT = 3
@@ -42,6 +43,7 @@ class ReplyStore:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(words)
+        sync_folder(self.folder)
         self._forget_old()
 
     def hash_of(self, digest: str) -> str:

@@ -25,7 +25,8 @@ def check_once(folder: Path, settings: Settings, stage: str) -> None:
     if settings.privacy.engine == REFERENCE:
         return
     mapping = settings.to_mapping()
-    what = [stage, mapping["generator"], mapping["data"]["size"], settings.privacy.engine, torch.__version__]
+    data = {key: mapping["data"][key] for key in ("size", "classes", "mask_classes")}
+    what = [stage, mapping["generator"], mapping["segmenter"], data, settings.privacy.engine, torch.__version__]
     mark = folder / hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     if mark.is_file():
         return
@@ -45,10 +46,11 @@ def random_rows(settings: Settings, stage: str, num_patients: int) -> list[dict[
         cases = [
             Case(
                 image=random.uniform(-1, 1, (1, height, width)).astype(np.float32),
-                name=f"noise-{number}",
+                name=f"noise-{number}-{image}",
                 label=number % max(1, len(settings.data.classes)) if settings.data.classes else None,
                 mask=random.integers(0, max(1, len(settings.data.mask_classes)), (height, width)).astype(np.uint8),
             )
+            for image in range(1 + number % 3)
         ]
         rows.append(local_round.draw_rows(settings, stage, 2, cases, generator))
     return rows

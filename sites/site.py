@@ -1,15 +1,20 @@
 """A site: its policy, its cases, its ledger, and what it does when it is asked for a round."""
 
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from fedmedgen.data.cases import CaseSet
+from fedmedgen.errors import PolicyError
 from fedmedgen.federation import egress, local_round, plan, records
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.messages import Request
-from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, check_unit
+from fedmedgen.federation.policy import SitePolicy, check_plan, check_request
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import Ledger, Limit, load_or_create_key
 from fedmedgen.privacy.randomness import Stream
@@ -50,13 +55,16 @@ class Site:
     def train(self, request: Request) -> Reply:
         """One round: policy, replay or reservation, local round, egress, stored reply.
 
-        **Guarantee** the spend is on disk before a case is touched; the same request gets the same bytes free.
+        **Guarantee** the spend is on disk before a case is touched; the same request gets the same bytes free. After
+        the spend a fault at a real site yields a reply of pure noise: whether it occurred may depend on patients.
         """
         settings = request.settings
-        model = local_round.build_model(settings, request.stage)
-        expected = {name: array.shape for name, array in local_round.trainable_arrays(model).items()}
+        sent = sum(array.size for array in request.arrays.values())
+        check_request(self.policy, settings, parameters=sent, stage=request.stage)
+        expected = self._expected(request)
         egress.check_arrays(request.arrays, expected)
-        check_request(self.policy, settings, parameters=sum(array.size for array in request.arrays.values()))
+        if not all(np.isfinite(array).all() for array in request.arrays.values()):
+            raise PolicyError("the request's weights are not all finite")
         replies = ReplyStore(self.folder / "replies")
         digest = request.digest
         if (stored := replies.find(digest)) is not None:
@@ -100,32 +108,29 @@ class Site:
         )
         return agreed
 
-    def _cases(self, settings: Settings) -> CaseSet:
-        """The cases a round may use. At a real site a fault of the data gives none, so that the reply is pure noise:
-        whether it occurred depends on patients, and a refusal would tell."""
-        try:
-            cases = self.load(settings)
-            check_unit(self.policy, cases.unit)
-        except Exception:
-            if self.policy.simulation:
-                raise
-            logger.exception("site %s: its data can't be used; the reply is noise", self.policy.site)
-            return CaseSet((), settings.data.classes, settings.data.mask_classes)
-        patients = len(local_round.patients_of(plan.GENERATOR, cases))
-        if patients > self.policy.patients_declared:
-            logger.warning(
-                "site %s holds %d patients, its policy declares %d: raise the declared figure",
-                self.policy.site, patients, self.policy.patients_declared,
-            )  # fmt: skip
-        return cases
+    def _expected(self, request: Request) -> dict[str, tuple[int, ...]]:
+        """Shapes of what the request's own settings train, found without taking memory for them."""
+        with torch.device("meta"):
+            model = local_round.build_model(request.settings, request.stage)
+        shapes = {name: tuple(value.shape) for name, value in model.named_parameters() if value.requires_grad}
+        parameters = sum(math.prod(shape) for shape in shapes.values())
+        check_request(self.policy, request.settings, parameters=parameters, stage=request.stage)
+        return shapes
 
     def _round(self, request: Request, agreed: Plan | None) -> Reply:
         settings = request.settings
         stage = plan.stage_named(settings, request.stage)
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
         asked = local_round.LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
-        result = local_round.run(asked, request.arrays, self._cases(settings), stream=self._stream(request))
-        metrics = {records.WEIGHT: float(self.policy.patients_declared)}
+        cases = self.load(settings)
+        try:
+            result = local_round.run(asked, request.arrays, cases, stream=self._stream(request))
+        except Exception:
+            if self.policy.simulation or mechanism is None:
+                raise
+            logger.exception("site %s: the round failed; the reply is noise", self.policy.site)
+            result = local_round.run(asked, request.arrays, cases.with_cases([]), stream=self._stream(request))
+        metrics = {records.WEIGHT: float(self._declared(stage.name))}
         if self.policy.simulation and result.loss is not None:
             metrics[records.LOSS] = result.loss
         return Reply(
@@ -133,6 +138,9 @@ class Site:
             metrics=metrics,
             arrays=result.arrays,
         )
+
+    def _declared(self, stage: str) -> int:
+        return self.policy.patients_declared if stage == plan.GENERATOR else self.policy.labelled_declared
 
     def _stream(self, request: Request) -> Stream:
         if self.policy.simulation:
@@ -144,9 +152,3 @@ class Site:
         here = fault.site == self.policy.site and fault.round == request.round and request.stage == plan.GENERATOR
         if self.policy.simulation and here:
             raise RuntimeError(f"rehearsed fault at {fault.site} in round {fault.round}")
-
-
-def with_data_of(policy: SitePolicy, settings: Settings) -> Settings:
-    """The study's settings with the site's own data in place of whatever the request named."""
-    data = replace(settings.data, root=policy.data_root, columns=policy.data_columns)
-    return replace(settings, data=data)

@@ -89,7 +89,7 @@ def _read_group(found: Found, group: _Group, settings: DataSettings) -> None:
     place = f"{group.site}/{group.inside}"
     try:
         path = group.folder / TABLE
-        table = read_table(path, settings.columns) if path.is_file() else None
+        table = read_table(path, settings.columns, fixed=bool(settings.classes)) if path.is_file() else None
     except Unusable as unusable:
         found.rejected.append(Rejected(place + TABLE, unusable.kind, str(unusable)))
         return

@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
+from fedmedgen.data import sources
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.errors import DataError, SettingsError
 from fedmedgen.seeds import seed_of
@@ -17,8 +19,23 @@ _TRIES = 100
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Held:
+    """The cases of a study, and which training cases each site holds."""
+
+    loaded: CaseSet
+    parts: Mapping[str, CaseSet]
+
+
+@lru_cache(maxsize=2)
+def held(data: DataSettings, seed: int) -> Held:
+    """The study's cases and each site's share of them, read once a process."""
+    loaded = sources.load(data, seed=seed)
+    return Held(loaded, partition(loaded, data, seed=seed))
+
+
 def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, CaseSet]:
-    """Each site's training cases, by site name in sorted order.
+    """Each site's training cases, by site name in sorted order, of at most `data.max_patients` patients.
 
     **Guarantee** all images of a patient are at one site; every site has at least `data.min_patients` patients (a
     natural site with fewer is left out, and said so).
@@ -27,7 +44,7 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
     """
     train = cases.of_split("train")
     if data.partition == "natural":
-        return _natural(train, data.min_patients)
+        return {name: _capped(part, data.max_patients) for name, part in _natural(train, data.min_patients).items()}
     units = list(train.by_patient().values())
     if train.unit == "patient":
         units = [tuple(replace(case, patient=f"{case.site}/{case.patient}") for case in unit) for unit in units]
@@ -42,8 +59,14 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
     for number in range(data.sites):
         site = f"site-{number + 1:0{width}d}"
         mine = [case for unit, owner in zip(units, owners, strict=True) if owner == number for case in unit]
-        parts[site] = train.with_cases([replace(case, site=site) for case in _unique(mine)])
+        part = train.with_cases([replace(case, site=site) for case in _unique(mine)])
+        parts[site] = _capped(part, data.max_patients)
     return dict(sorted(parts.items()))
+
+
+def _capped(cases: CaseSet, most: int) -> CaseSet:
+    kept = list(cases.by_patient().values())[: most or None]
+    return cases.with_cases([case for patient in kept for case in patient])
 
 
 def _natural(train: CaseSet, least: int) -> dict[str, CaseSet]:

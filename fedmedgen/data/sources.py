@@ -147,7 +147,7 @@ def _with_splits(cases: Sequence[Case], test_share: float, seed: int) -> list[Ca
             units.setdefault(case.site, {})[unit_of[id(case)]] = None
     test: set[tuple[str, str]] = set()
     for site, names in units.items():
-        count = max(1, round(test_share * len(names))) if len(names) > 1 else 0
+        count = max(1, round(test_share * len(names))) if test_share and len(names) > 1 else 0
         drawn = sorted((seed_of(seed, "split", site, name), name) for name in names)
         test |= {(site, name) for _, name in drawn[:count]}
     return [

@@ -33,8 +33,8 @@ class Table:
     labelled: bool = False
 
 
-def read_table(path: Path, columns: ColumnSettings) -> Table:
-    """Every usable line of labels.csv.
+def read_table(path: Path, columns: ColumnSettings, *, fixed: bool = False) -> Table:
+    """Every usable line of labels.csv; `fixed`: the classes are fixed, so that no line can contradict another.
 
     **Raises** `Unusable` if the file as a whole can't be used.
     """
@@ -53,7 +53,8 @@ def read_table(path: Path, columns: ColumnSettings) -> Table:
     for name, found in by_name.items():
         try:
             rows[name] = _row(name, found, header, columns)
-            _agree(rows[name], names)
+            if not fixed:
+                _agree(rows[name], names)
         except Unusable as unusable:
             rows.pop(name, None)
             rejected[name] = Rejected(name, unusable.kind, str(unusable))

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.plan import GENERATOR, Stage
@@ -126,6 +126,11 @@ def patients_of(stage: str, cases: CaseSet) -> list[tuple[Case, ...]]:
     return [group for group in labelled if group]
 
 
+def most_images(settings: Settings, stage: str) -> int:
+    """At most so many of a patient's images are averaged in one step."""
+    return settings.generator.images_per_patient if stage == GENERATOR else settings.segmenter.images_per_patient
+
+
 def loss_of(stage: str) -> LossPerRow:
     return diffusion_loss if stage == GENERATOR else segmentation_loss
 
@@ -151,12 +156,14 @@ def _fit_private(
     settings = asked.settings
 
     def rows(patient: tuple[Case, ...], generator: torch.Generator) -> Rows:
-        cases = choose(patient, settings.generator.images_per_patient, generator)
+        cases = choose(patient, most_images(settings, asked.stage.name), generator)
         return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
 
     engine = make_engine(settings.privacy.engine, model, loss_of(asked.stage.name))
     draws = [partial(rows, patient) for patient in patients]
-    fit_private(model, engine, asked.mechanism, draws, schedule=schedule, stream=stream)
+    fit_private(
+        model, engine, asked.mechanism, draws, schedule=schedule, stream=stream, proximal=_proximal(asked, model)
+    )
 
 
 def _fit_ordinary(
@@ -174,8 +181,12 @@ def _fit_ordinary(
         chosen = torch.randint(len(pool), (batch,), generator=generator).tolist()
         return draw_rows(settings, asked.stage.name, 1, [pool[index] for index in chosen], generator)
 
-    reference = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
-    proximal = (asked.proximal_mu, reference) if asked.proximal_mu else None
-    return fit_ordinary(
-        model, loss_of(asked.stage.name), rows, schedule=schedule, generator=generator, proximal=proximal
-    )
+    loss = loss_of(asked.stage.name)
+    return fit_ordinary(model, loss, rows, schedule=schedule, generator=generator, proximal=_proximal(asked, model))
+
+
+def _proximal(asked: LocalRound, model: nn.Module) -> tuple[float, list[Tensor]] | None:
+    """FedProx's pull towards the weights the round began with."""
+    if not asked.proximal_mu:
+        return None
+    return asked.proximal_mu, [value.detach().clone() for value in model.parameters() if value.requires_grad]

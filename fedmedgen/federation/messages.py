@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -30,14 +32,22 @@ class Request:
     @property
     def digest(self) -> str:
         """SHA-256 over everything that decides the reply; the backend that carries it and its folders are left out."""
-        carrier = ("backend", "out", "ledger")
-        mapping = {key: value for key, value in self.settings.to_mapping().items() if key not in carrier}
+        mapping = deciding(self.settings)
         head = [self.run, self.stage, self.round, self.noise_multiplier, self.proximal_mu, mapping]
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         for name in sorted(self.arrays):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.arrays[name]).tobytes())
         return digest.hexdigest()
+
+
+def deciding(settings: Settings) -> dict[str, Any]:
+    """The settings that decide what sites send: not where files are, who carries messages, or what comes after."""
+    mapping = settings.to_mapping()
+    for key in ("backend", "out", "ledger", "emission", "evaluation"):
+        mapping.pop(key)
+    mapping["data"]["root"] = Path(settings.data.root).name
+    return mapping
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:

@@ -68,7 +68,7 @@ def plan(settings: Settings, *, noise: float, patients: int, labelled: int) -> P
                 noise_multiplier=noise,
                 clip_norm=settings.privacy.clip_norm,
                 steps=stage.total_steps,
-                denominator_patients=counts[stage.name],
+                denominator_patients=max(1, counts[stage.name]),
             )
             for stage in stages(settings)
         ),
@@ -77,5 +77,5 @@ def plan(settings: Settings, *, noise: float, patients: int, labelled: int) -> P
 
 
 def rounded_up(count: int) -> int:
-    """A public count for `count` patients: the next multiple of 10, so that one patient more or less rarely shows."""
-    return max(10, 10 * math.ceil(count / 10))
+    """A public count for the patients of a simulated site: the next multiple of 10. Real sites write theirs by hand."""
+    return 10 * math.ceil(count / 10)

@@ -1,14 +1,14 @@
 """The site's own limits, read from the site's own file; no message can widen them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from fedmedgen.errors import PolicyError
-from fedmedgen.federation.plan import stages
+from fedmedgen.federation.plan import GENERATOR, SEGMENTER, stages
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.schema import from_mapping, plain, require
 from fedmedgen.settings import ColumnSettings, Settings
@@ -31,11 +31,15 @@ class SitePolicy:
     data_root: str = ""  # the site's radiographs: no request can choose them; empty in simulations alone
     data_columns: ColumnSettings = field(default_factory=ColumnSettings)
     smallest_noise_multiplier: float = 0.3
+    smallest_clip_norm: float = 1e-6  # below it the rounding of numbers weighs more than the bound
     largest_clip_norm: float = 10.0
     largest_sample_rate: float = 0.5
     largest_steps: int = 20_000
     largest_rounds: int = 500
     largest_parameters: int = 20_000_000
+    largest_rows_per_patient: int = 256  # images x noise draws
+    largest_pixels: int = 512 * 512
+    threads: int = 1
     unit: Literal["patient", "image"] = "patient"  # of the claim; "image" where ids are missing
     simulation: bool = False
     no_privacy_allowed: bool = False
@@ -66,38 +70,45 @@ class SitePolicy:
     def read(cls, path: Path) -> "SitePolicy":
         if not path.is_file():
             raise PolicyError(f"expected the site's policy at {path}; there is none: write one, or name another file")
-        return cls.from_mapping(yaml.safe_load(path.read_text()) or {})
+        policy = cls.from_mapping(yaml.safe_load(path.read_text()) or {})
+        beside = path.resolve().parent
+        root = str(beside / policy.data_root) if policy.data_root else ""
+        return replace(policy, folder=str(beside / policy.folder), data_root=root)
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(plain(asdict(self)), sort_keys=False))
 
 
-def check_request(policy: SitePolicy, settings: Settings, *, parameters: int) -> None:
-    """Refuse, before any data is read, a request outside the site's limits.
+def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, stage: str = GENERATOR) -> None:
+    """Refuse, before anything is built or read, a request outside the site's limits.
 
     **Raises** `PolicyError` naming the limit, what was asked, and that only the site's own file can change it.
     """
+    known = [item.name for item in stages(settings)]
+    if stage not in known:
+        raise PolicyError(f"the request names the stage {stage!r}; the study has {', '.join(known)}")
+    if stage == SEGMENTER and not policy.labelled_declared:
+        raise PolicyError("the request is for the segmenter; this site declares no patient with masks")
     rounds = sum(stage.rounds for stage in stages(settings))
     steps = sum(stage.total_steps for stage in stages(settings))
     _at_most("rounds", rounds, policy.largest_rounds)
     _at_most("steps", steps, policy.largest_steps)
     _at_most("parameters", parameters, policy.largest_parameters)
+    images = max(settings.generator.images_per_patient, settings.segmenter.images_per_patient)
+    _at_most("rows per patient", settings.privacy.noise_draws * images, policy.largest_rows_per_patient)
+    _at_most("pixels", settings.data.size[0] * settings.data.size[1], policy.largest_pixels)
     if not settings.private:
         if not policy.no_privacy_allowed:
             raise PolicyError("the study asks for privacy=none; this site's policy allows it in simulations only")
         return
     _at_most("clip norm", settings.privacy.clip_norm, policy.largest_clip_norm)
-    _at_most("sample rate", settings.privacy.sample_rate, policy.largest_sample_rate)
-
-
-def check_unit(policy: SitePolicy, unit: str) -> None:
-    """Refuse cases whose privacy unit is weaker than the policy's."""
-    if unit == "image" and policy.unit == "patient":
+    if settings.privacy.clip_norm < policy.smallest_clip_norm:
         raise PolicyError(
-            "some cases name no patient, so the claim's unit would be 'image'; the site's policy says 'patient': "
-            "give every case a patient, or set unit: image in the site's policy"
+            f"the request's clip norm is {settings.privacy.clip_norm:g}; the site's smallest is "
+            f"{policy.smallest_clip_norm:g}"
         )
+    _at_most("sample rate", settings.privacy.sample_rate, policy.largest_sample_rate)
 
 
 def check_plan(policy: SitePolicy, plan: Plan) -> None:

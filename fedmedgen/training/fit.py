@@ -1,5 +1,6 @@
 """Fitting a model to rows: ordinary steps, and steps that release nothing but noised sums."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from fedmedgen.privacy.mechanism import StagePlan
     from fedmedgen.privacy.per_patient import Engine
     from fedmedgen.privacy.randomness import Stream
+
+logger = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.99)
 WARMUP_STEPS = 20
@@ -70,7 +73,7 @@ def fit_ordinary(
     return total / max(1, schedule.steps)
 
 
-def fit_private(
+def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last three by name)
     model: nn.Module,
     engine: "Engine",
     stage: "StagePlan",
@@ -78,8 +81,11 @@ def fit_private(
     *,
     schedule: Schedule,
     stream: "Stream",
+    proximal: tuple[float, Sequence[Tensor]] | None = None,
 ) -> None:
     """DP-SGD by patient: each of `patients` draws that patient's rows; Adam takes the released gradients.
+
+    A patient whose rows can't be drawn contributes zero; `proximal` as in `fit_ordinary`, added after the release.
 
     **Guarantee** The data reach the weights only through `schedule.steps` calls of `stage.release`, and nothing else
     computed from them is returned or logged.
@@ -91,11 +97,24 @@ def fit_private(
     for step in range(schedule.steps):
         _set_rate(optimiser, schedule.rate(step))
         chosen = stage.draw(stream, len(patients))
-        rows = [to_device(patients[index](generator), weights[0].device) for index in chosen]
+        rows = [
+            to_device(drawn, weights[0].device) for index in chosen if (drawn := _drawn(patients[index], generator))
+        ]
         released = stage.release(engine.clipped_sum(rows, stage.clip_norm), stream)
         for weight, gradient in zip(weights, released, strict=True):
             weight.grad = gradient.to(weight)
+        if proximal is not None:
+            _pull(weights, *proximal)
         optimiser.step()
+
+
+def _drawn(draw_rows: DrawRows, generator: torch.Generator) -> Rows | None:
+    """A patient's rows; None, said in the site's own log alone, where her data can't be used."""
+    try:
+        return draw_rows(generator)
+    except Exception:
+        logger.exception("a patient's rows can't be drawn; she contributes zero")
+        return None
 
 
 def _adam(weights: list[nn.Parameter]) -> torch.optim.Adam:

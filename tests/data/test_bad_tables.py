@@ -109,7 +109,7 @@ LEFT = {
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_bad_line_is_set_aside_in_the_documented_words(kind, site, scan_site, documented):
     MAKERS[kind](site / "labels.csv")
-    cases = scan_site(classes=("normal", "opacity"))
+    cases = scan_site(classes=() if kind == "label-conflict" else ("normal", "opacity"))
     found = [(bad.kind, (MAKERS[kind].__doc__, bad.reason)) for bad in cases.rejected]
     assert found == [(kind, documented["labels.csv"][kind])]
     assert len(cases) == LEFT.get(kind, 3)

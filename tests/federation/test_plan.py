@@ -34,4 +34,4 @@ def test_each_stage_has_its_own_public_denominator(settings: Settings) -> None:
 
 
 def test_a_public_count_is_rounded_up() -> None:
-    assert [plan.rounded_up(count) for count in (0, 1, 10, 11, 506)] == [10, 10, 10, 20, 510]
+    assert [plan.rounded_up(count) for count in (0, 1, 10, 11, 506)] == [0, 10, 10, 20, 510]

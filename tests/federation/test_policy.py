@@ -8,7 +8,7 @@ import pytest
 from fedmedgen.composition import compose
 from fedmedgen.errors import PolicyError, SettingsError
 from fedmedgen.federation import plan
-from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, check_unit
+from fedmedgen.federation.policy import SitePolicy, check_plan, check_request
 
 
 @pytest.fixture
@@ -31,6 +31,9 @@ def policy() -> SitePolicy:
     ("words", "refusal"),
     [
         ("privacy.clip_norm=1e9", "clip norm"),
+        ("privacy.clip_norm=1e-42", "clip norm"),
+        ("privacy.noise_draws=1000000", "rows per patient"),
+        ("data.size=[100000,100000]", "pixels"),
         ("privacy.sample_rate=1.0", "sample rate"),
         ("rounds=1000000", "rounds"),
         ("privacy.generator_steps=100000", "steps"),
@@ -61,10 +64,15 @@ def test_a_plan_above_the_lifetime_epsilon_is_refused(policy: SitePolicy) -> Non
         check_plan(replace(policy, lifetime_epsilon=1.0), agreed)
 
 
-def test_cases_without_patients_need_a_policy_that_says_image(policy: SitePolicy) -> None:
-    with pytest.raises(PolicyError, match="unit"):
-        check_unit(policy, "image")
-    assert check_unit(replace(policy, unit="image"), "image") is None
+@pytest.mark.parametrize("stage", ["segmenter", "anything"])
+def test_a_stage_that_the_study_or_the_site_lacks_is_refused(policy: SitePolicy, stage: str) -> None:
+    with pytest.raises(PolicyError, match=r"stage|masks"):
+        check_request(replace(policy, labelled_declared=0), compose(["study=demo"]), parameters=1, stage=stage)
+
+
+def test_a_policy_that_lacks_something_says_what() -> None:
+    with pytest.raises(SettingsError, match=r"must set .*lifetime_epsilon"):
+        SitePolicy.from_mapping({"site": "north", "folder": "state"})
 
 
 def test_a_delta_too_large_for_the_site_is_refused(policy: SitePolicy) -> None:
@@ -77,9 +85,10 @@ def test_only_a_simulation_may_run_without_privacy(policy: SitePolicy) -> None:
         replace(policy, no_privacy_allowed=True)
 
 
-def test_a_policy_survives_its_file(policy: SitePolicy, tmp_path: Path) -> None:
+def test_a_policy_survives_its_file_and_its_paths_start_from_there(policy: SitePolicy, tmp_path: Path) -> None:
     policy.write(tmp_path / "policy.yaml")
-    assert SitePolicy.read(tmp_path / "policy.yaml") == policy
+    beside = replace(policy, folder=str(tmp_path / "state"), data_root=str(tmp_path / "films"))
+    assert SitePolicy.read(tmp_path / "policy.yaml") == beside
 
 
 def test_a_missing_policy_says_where_it_was_expected(tmp_path: Path) -> None:

@@ -113,6 +113,34 @@ def test_below_the_quorum_the_stage_ends_with_the_reasons() -> None:
         guarded.aggregate_train(1, [reply(asked["a"], "a", [1, 1], 300)])
 
 
+@pytest.mark.parametrize("fault", ["no metrics", "no weight", "two weights", "broken bytes", "no arrays"])
+def test_a_malformed_reply_is_that_sites_fault_alone(fault: str) -> None:
+    guarded = strategy(min_sites=1)
+    asked = ask(guarded)
+    bad = reply(asked["b"], "b", [1, 2], 100)
+    if fault == "no metrics":
+        del bad.content[records.METRICS]
+    elif fault == "no weight":
+        bad.content[records.METRICS] = MetricRecord({"other": 1.0})
+    elif fault == "two weights":
+        bad.content[records.METRICS] = MetricRecord({records.WEIGHT: [100.0, 100.0]})
+    elif fault == "broken bytes":
+        bad.content.array_records[records.ARRAYS]["w"].data = b"not an array"
+    else:
+        del bad.content[records.ARRAYS]
+    combined, _ = guarded.aggregate_train(1, [reply(asked["a"], "a", [1, 1], 300), bad])
+    assert combined is not None
+    np.testing.assert_allclose(messages.unpack_arrays(combined)["w"], [1, 1])
+    assert {outcome.site: outcome.status for outcome in guarded.outcomes}["b"] == "rejected"
+
+
+def test_segmenter_rounds_weigh_by_patients_with_masks() -> None:
+    federation = FederationSettings(min_sites=1)
+    labelled = [member for member in MEMBERS if member.weight("segmenter")]
+    guarded = GuardedStrategy(flower_strategy(federation, len(labelled)), labelled, federation, stage="segmenter")
+    assert list(ask(guarded)) == ["a", "b"]
+
+
 def test_a_second_reply_from_one_node_does_not_count() -> None:
     guarded = strategy(min_sites=1)
     asked = ask(guarded)

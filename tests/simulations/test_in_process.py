@@ -19,6 +19,7 @@ from fedmedgen.privacy.ledger import Ledger, load_or_create_key
 from simulations.run import simulate
 
 Quick = Callable[..., Path]
+QUICK = ["study=demo", "smoke=true", "evaluation.enabled=false", "emission.count=6", "data.max_patients=12"]
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -100,9 +101,27 @@ def test_a_site_that_raises_is_named_and_the_rest_go_on(quick: Quick) -> None:
     assert result(run)["sites"]["site-2"]["rounds"] == result(run)["sites"]["site-1"]["rounds"] - 1
 
 
-def test_too_few_survivors_end_the_run_with_the_reason(quick: Quick, tmp_path: Path) -> None:
+def test_too_few_survivors_end_the_run_with_the_reason_and_the_round_counts(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["rounds=3", "fault.site=site-2", "fault.round=2", "federation.min_sites=3"]
     with pytest.raises(FederationError, match="site-2: fault"):
-        quick(["fault.site=site-2", "fault.round=1", "federation.min_sites=3"])
+        simulate([*QUICK, *words], out=str(out))
+    assert (result(out)["status"], list(result(out)["lost_sites"])) == ("failed", ["site-2"])
+    assert [row["round"] for row in rows(out)] == ["1"] * 3 + ["2"] * 3
+    for name, site in result(out)["sites"].items():
+        folder = out / "sites" / name
+        ledger = Ledger(
+            folder / "ledger.jsonl", key=load_or_create_key(folder / "site.key"), head_path=folder / "ledger.head"
+        )
+        (plan,) = ledger.spent().plans.values()
+        assert plan.reserved == {"generator": 4, "segmenter": 0} or plan.reserved == {"generator": 4}
+        assert site["epsilon_run"] > 7
+
+
+def test_fedprox_pulls_private_rounds_too(quick: Quick) -> None:
+    words = ["rounds=1", "segmenter.rounds=0", "privacy.generator_steps=3"]
+    near = quick([*words, "federation=fedprox", "federation.proximal_mu=1000.0"])
+    assert not same(quick(words), near)
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Path) -> None:
@@ -139,7 +158,7 @@ def test_a_killed_run_resumed_ends_with_the_weights_and_epsilon_of_an_unbroken_o
     unbroken = quick(words)
     out = tmp_path / "run"
     kill_after_round(
-        ["study=demo", "smoke=true", "evaluation.enabled=false", "emission.count=6", "data.max_patients=12", *words],
+        [*QUICK, *words],
         out,
         2,
     )

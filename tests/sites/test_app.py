@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from fedmedgen.emission.writing import write_set
 from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, messages, plan, records
 from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
 from sites.app import app
 
@@ -74,12 +77,16 @@ def context(policy: SitePolicy) -> Context:
 
 def ask(policy: SitePolicy, settings: Settings, **changes: object) -> Reply:
     """Ask the site for a round, as a server would; `changes` go into the request's config."""
+    fill = float(str(changes.pop("fill", 0.0)))
+    arrays: Any = changes.pop("arrays", None)
+    if arrays is None:
+        arrays = local_round.trainable_arrays(local_round.build_model(settings, "generator"))
+        arrays = {key: value + np.float32(fill) for key, value in arrays.items()}
     noise = changes.pop("noise", None) or plan.noise_multiplier(settings)
     config = messages.request_config("run-1", "generator", settings, float(str(noise)))
     config[records.SERVER_ROUND] = 1
     for key, value in changes.items():
         config[key] = value  # type: ignore[assignment]
-    arrays = local_round.trainable_arrays(local_round.build_model(settings, "generator"))
     content = RecordDict({records.ARRAYS: messages.pack_arrays(arrays), records.CONFIG: config})
     reply = app(Message(content, dst_node_id=7, message_type=MessageType.TRAIN), context(policy))
     return messages.unpack_reply(reply.content)
@@ -161,20 +168,113 @@ def test_a_second_run_beyond_the_lifetime_budget_is_refused(policy: SitePolicy, 
     assert ask(policy, settings, run="run-2").config[records.STATUS] == records.REFUSED_BUDGET
 
 
-@pytest.mark.parametrize("root", ["/no/such/folder/of/patient-17", "unnamed"])
-def test_a_fault_of_the_data_yields_a_reply_of_pure_noise(
-    policy: SitePolicy, settings: Settings, films: Path, tmp_path: Path, root: str, caplog: pytest.LogCaptureFixture
+def test_data_that_cannot_be_read_yield_a_reply_of_pure_noise(
+    policy: SitePolicy, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if root == "unnamed":  # the patients' ids are missing, so the unit would be the image
-        root = str(tmp_path / "films")
-        shutil.copytree(films, root)
-        table = Path(root) / "labels.csv"
-        table.write_text("\n".join(line.rpartition(",")[0] for line in table.read_text().splitlines()) + "\n")
-    reply = ask(replace(policy, data_root=root), settings)
+    reply = ask(replace(policy, data_root="/no/such/folder/of/patient-17"), settings)
     assert reply.config == {records.SITE: "north", records.STATUS: records.DONE}
     assert reply.metrics == {records.WEIGHT: 30.0}
     assert "the reply is noise" in caplog.text
     assert spent(policy)
+
+
+def trained_on(policy: SitePolicy, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The units that reach a round, by ids, for what a server may ask."""
+    seen: list[str] = []
+
+    def look(asked: object, arrays: dict[str, np.ndarray], cases: CaseSet, *, stream: object) -> LocalResult:
+        seen.extend(cases.by_patient())
+        return LocalResult(arrays, None)
+
+    monkeypatch.setattr(local_round, "run", look)
+    assert ask(policy, settings).config[records.STATUS] == records.DONE
+    return seen
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["data.min_patients=24", "data.min_patients=1000", "data.test_share=0.9", "seed=7", "data.max_patients=1",
+     "data.classes=[]", "data.partition=even", "data.columns.patient=label"],
+)  # fmt: skip
+def test_nothing_a_server_asks_decides_which_patients_take_part(
+    policy: SitePolicy, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    study = ["study=demo", "smoke=true", "data.size=[16,16]", "backend=deployment", word]
+    assert len(trained_on(policy, compose(study), monkeypatch)) == PATIENTS
+
+
+def copied(films: Path, folder: Path) -> Path:
+    shutil.copytree(films, folder)
+    return folder
+
+
+def test_a_patient_in_two_folders_of_a_site_is_one_unit(
+    policy: SitePolicy, settings: Settings, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for year in ("2023", "2024"):
+        copied(films, tmp_path / "films" / year)
+    several = replace(policy, data_root=str(tmp_path / "films"))
+    assert len(trained_on(several, settings, monkeypatch)) == PATIENTS
+
+
+def test_a_case_without_a_patient_is_left_out_and_moves_no_other(
+    policy: SitePolicy, settings: Settings, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].rpartition(",")[0] + ","
+    table.write_text("\n".join(lines) + "\n")
+    assert len(trained_on(replace(policy, data_root=str(tmp_path / "films")), settings, monkeypatch)) == PATIENTS
+
+
+def test_a_patient_whose_label_name_is_odd_moves_no_other(
+    policy: SitePolicy, settings: Settings, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[1].split(",")
+    lines[1] = ",".join([cells[0], cells[1], "nodule", *cells[3:]])
+    table.write_text("\n".join(lines) + "\n")
+    assert len(trained_on(replace(policy, data_root=str(tmp_path / "films")), settings, monkeypatch)) == PATIENTS
+
+
+def test_a_round_that_fails_on_its_data_yields_noise_and_tells_nothing(
+    policy: SitePolicy, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = local_round.run
+
+    def broken(asked: LocalRound, arrays: dict[str, np.ndarray], cases: CaseSet, *, stream: Stream) -> LocalResult:
+        if len(cases):
+            raise ValueError("patient 17 has a rare disease")
+        return plain(asked, arrays, cases, stream=stream)
+
+    monkeypatch.setattr(local_round, "run", broken)
+    reply = ask(policy, settings)
+    assert reply.config == {records.SITE: "north", records.STATUS: records.DONE}
+    assert "the reply is noise" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_refused(policy: SitePolicy, settings: Settings) -> None:
+    reply = ask(policy, settings, fill=float("nan"))
+    assert reply.config[records.STATUS] == records.REFUSED_POLICY
+    assert not spent(policy)
+
+
+def test_a_huge_network_is_refused_before_it_is_built(policy: SitePolicy) -> None:
+    study = ["study=demo", "data.size=[16,16]", "backend=deployment", "generator.channels=[65536,65536]"]
+    reply = ask(policy, compose(study), noise=1.0, arrays={"w": np.zeros(1, np.float32)})
+    assert reply.config[records.STATUS] == records.REFUSED_POLICY
+    assert not spent(policy)
+
+
+def test_a_supernode_with_a_partition_number_is_no_simulation(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEDMEDGEN_SIMULATION", raising=False)
+    config = ConfigRecord({records.SETTINGS: json.dumps(settings.to_mapping())})
+    asked = Message(RecordDict({records.CONFIG: config}), dst_node_id=7, message_type=MessageType.QUERY)
+    reply = app(asked, Context(1, 7, {"partition-id": 0, "num-partitions": 3}, RecordDict(), {}))
+    assert messages.unpack_reply(reply.content).config[records.STATUS] == records.REFUSED_POLICY
 
 
 def test_a_fault_of_the_program_leaves_as_a_code_without_its_text(
