@@ -1,7 +1,9 @@
 """After the last round: the models saved, the synthetic set emitted, its worth measured, the report drawn."""
 
 import logging
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +63,18 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         "accountant": "PLD",
         "trusted": "each site trusts itself alone; the server and the other sites may collude",
     }
+
+
+def snapshot_ledgers(store: RunStore, rounds: Rounds) -> None:
+    """In a simulation whose sites keep their ledgers elsewhere: a copy of each, with its head, in the run folder."""
+    root = store.settings.ledger.root
+    if not (root and store.settings.simulated and store.settings.private):
+        return
+    for member in rounds.members:
+        for name in ("ledger.jsonl", "ledger.head"):
+            target = store.folder / "sites" / member.site / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(root) / member.site / name, target)
 
 
 def emit_set(store: RunStore, rounds: Rounds, denoiser: Denoiser) -> CaseSet:

@@ -89,7 +89,7 @@ def _site(study: "Study", rounds: Rounds, site: str) -> dict[str, Any]:
         "unit": member.unit,
         "rounds": len({(row["stage"], row["round"]) for row in rounds.rows
                        if row["site"] == site and row["status"] == records.DONE}),
-        "ledger": str(ledger),
+        "ledger": f"sites/{site}/ledger.jsonl" if ledger.is_file() else None,
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from fedmedgen.federation.egress import Arrays
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
-from server.finishing import emit_set, evaluate_set, save_models, write_report
+from server.finishing import emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
 from server.joining import join
 from server.results import assemble
 from server.rounds import Rounds, run_stage
@@ -64,6 +64,7 @@ def run_study(grid: Grid, store: RunStore) -> None:
         denoiser, segmenter = train(grid, study, rounds)
         torch.set_num_threads(study.settings.runtime.server_threads)  # sites in this process have set theirs
         save_models(study.store, rounds, denoiser, segmenter)
+        snapshot_ledgers(study.store, rounds)
         with study.timed("emission"):
             synthetic = emit_set(study.store, rounds, denoiser)
         if study.settings.evaluation.enabled and study.settings.simulated:

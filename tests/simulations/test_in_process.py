@@ -68,6 +68,15 @@ def test_epsilon_stays_within_the_claim_and_is_what_the_ledger_says(finished: Pa
         assert 9.8 < site["epsilon_run"] <= 10.0
 
 
+def test_runs_under_one_ledger_root_share_the_sites_budget(quick: Quick, tmp_path: Path) -> None:
+    words = [f"ledger.root={tmp_path / 'ledgers'}", "segmenter.rounds=0"]
+    first = quick(words)
+    copy = first / "sites" / "site-1" / "ledger.jsonl"
+    assert copy.read_bytes() == (tmp_path / "ledgers" / "site-1" / "ledger.jsonl").read_bytes()
+    with pytest.raises(FederationError, match="refused-budget"):
+        quick([*words, "seed=1", "rounds=1"])
+
+
 def test_no_loss_leaves_a_private_site(finished: Path) -> None:
     assert {row["loss"] for row in rows(finished)} == {""}
 
