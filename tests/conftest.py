@@ -1,10 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from flwr.supercore.task_identity import TaskIdentity
 
 torch.set_num_threads(1)
 
@@ -17,3 +19,12 @@ def real_data() -> Path:
     if not (root / "README.md").is_file():
         pytest.skip(f"no real radiographs at {root}: set FEDMEDGEN_DATA to run this test")
     return root
+
+
+@pytest.fixture
+def identity() -> Iterator[None]:
+    """Flower makes a Message only for a task that has an identity."""
+    before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    yield
+    TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before

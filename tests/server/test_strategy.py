@@ -1,11 +1,8 @@
 """The strategy with hand-made replies: what it rejects, how it weighs, when it gives up."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedmedgen.errors import FederationError
 from fedmedgen.federation import messages, records
@@ -20,12 +17,7 @@ MEMBERS = [
 START = {"w": np.zeros(2, np.float32)}
 
 
-@pytest.fixture(autouse=True)
-def identity() -> Iterator[None]:
-    before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    yield
-    TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+pytestmark = pytest.mark.usefixtures("identity")
 
 
 def strategy(**settings: object) -> GuardedStrategy:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from fedmedgen.composition import compose
 from fedmedgen.data import phantoms
@@ -28,12 +26,7 @@ from sites.app import app
 PATIENTS = 24
 
 
-@pytest.fixture(autouse=True)
-def identity() -> Iterator[None]:
-    before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    yield
-    TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+pytestmark = pytest.mark.usefixtures("identity")
 
 
 @pytest.fixture(scope="module")
