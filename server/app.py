@@ -27,11 +27,11 @@ def main(grid: Grid, context: Context) -> None:
 def open_store(run_config: dict[str, bool | float | int | str]) -> RunStore:
     """The run folder that a run config names: a new one, or with `resume` the one that stands there."""
     out = str(run_config.get("out", ""))
-    if run_config.get("resume"):
-        return RunStore.reopen(Path(out))
     words = shlex.split(str(run_config.get("overrides", "")))
-    if not any(word.startswith("backend=") for word in words):
-        words.append("backend=flower")
+    backend = next((word.removeprefix("backend=") for word in words if word.startswith("backend=")), "flower")
+    if run_config.get("resume"):
+        return RunStore.reopen(Path(out), backend=backend)
+    words.append(f"backend={backend}")
     if out:
         words.append(f'out="{out}"')
     return RunStore.create(compose(words))

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import resource
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +61,16 @@ class RunStore:
         return store
 
     @classmethod
-    def reopen(cls, folder: Path) -> "RunStore":
-        """A run to go on with, under the settings it was started with.
+    def reopen(cls, folder: Path, *, backend: str = "") -> "RunStore":
+        """A run to go on with, under the settings it was started with; another backend may carry it.
 
         **Raises** `RunError` where there is none.
         """
         known = folder / "settings.yaml"
         if not known.is_file():
             raise RunError(f"expected a run to resume at {folder}; there is no settings.yaml")
-        settings = replace(Settings.from_mapping(yaml.safe_load(known.read_text())), out=str(folder))
+        mapping = yaml.safe_load(known.read_text())
+        settings = Settings.from_mapping({**mapping, "out": str(folder), "backend": backend or mapping["backend"]})
         return cls(folder, settings, run_name(settings))
 
     def write_settings(self) -> None:

@@ -4,7 +4,6 @@ import json
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ def simulate(overrides: Sequence[str] = (), *, backend: str = "", out: str = "",
     if resume:
         if overrides:
             raise SettingsError(f"--resume takes the run's own settings; leave out {' '.join(overrides)!r}")
-        settings = RunStore.reopen(Path(resume).resolve()).settings
-        settings = replace(settings, backend=backend or settings.backend)  # type: ignore[arg-type]
-        run_config = {"overrides": "", "out": settings.out, "resume": True}
+        if out:
+            raise SettingsError(f"--resume goes on in the run's own folder; leave out --out {out}")
+        settings = RunStore.reopen(Path(resume).resolve(), backend=backend).settings
+        run_config = {"overrides": f"backend={settings.backend}", "out": settings.out, "resume": True}
     else:
         words = [*overrides, *([f"backend={backend}"] if backend else []), *([f'out="{out}"'] if out else [])]
         settings = compose(words)
