@@ -22,6 +22,8 @@ from fedmedgen.errors import RunError
 APP = Path(__file__).resolve().parents[1]
 START_SECONDS = 90.0
 POLL_SECONDS = 1.0
+ASK_SECONDS = 20.0
+ENDED = ('"stage": "completed"', '"stage": "failed"')
 QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -70,7 +72,7 @@ def run_flower(run_config: Mapping[str, Any], *, nodes: int, cpus: int, gpus: fl
         environment = _environment(home)
         with _superlink(home, environment) as family:
             run = _submit(home, environment, run_config, nodes=nodes, cpus=cpus, gpus=gpus)
-            status = _wait(run, environment, family)
+            status = _wait(run, environment, family, Path(str(run_config["out"])) / "progress.json")
             if status != "finished:completed":
                 raise RunError(f"the Flower run ended as {status}: {_reason(run_config)}\n{_log_end(home)}")
             return family.peak_mb
@@ -137,12 +139,16 @@ def _submit(
     return str(answer["run-id"])
 
 
-def _wait(run: str, environment: dict[str, str], family: Family) -> str:
-    """`flwr run` exits 0 whatever comes of the run, so its state is asked for until it has finished."""
-    asked = 0.0
+def _wait(run: str, environment: dict[str, str], family: Family, progress: Path) -> str:
+    """`flwr run` exits 0 whatever comes of the run, so its state is asked for until it has finished.
+
+    Asking starts a Python process, so it is done seldom, and at once when the run's own progress says that it ended.
+    """
+    asked = time.monotonic()
     while True:
         family.look()
-        if time.monotonic() - asked > 3 * POLL_SECONDS:
+        ended = progress.is_file() and any(word in progress.read_text() for word in ENDED)
+        if time.monotonic() - asked > (POLL_SECONDS if ended else ASK_SECONDS):
             asked = time.monotonic()
             answer = _json(_flwr(["flwr", "list", "--run-id", run, "--format", "json"], environment).stdout)
             runs = answer.get("runs") or [{}]
