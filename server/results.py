@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from server.stages import Study
 
 ACCOUNTANT = "PLD (dp-accounting)"
+COMMIT = "FEDMEDGEN_COMMIT"
 
 
 def assemble(
@@ -121,7 +122,9 @@ def _last_reason(rows: list[dict[str, Any]], site: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the code that ran, where it is a git checkout."""
+    """The commit of the code that ran: named by who sent the bundle, or of the git checkout it runs from."""
+    if named := os.environ.get(COMMIT):
+        return named
     try:
         words = ["git", "describe", "--always", "--dirty"]
         found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from fedmedgen.errors import RunError
+from server.results import COMMIT, commit
 
 APP = Path(__file__).resolve().parents[1]
 START_SECONDS = 90.0
@@ -83,6 +84,7 @@ def _environment(home: Path) -> dict[str, str]:
     return {
         **os.environ,
         **QUIET,
+        COMMIT: commit(),
         "FLWR_HOME": str(home / "flwr"),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()),
         "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),
