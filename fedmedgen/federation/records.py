@@ -20,7 +20,6 @@ LOSS = "loss"
 
 RUN = "run"
 STAGE = "stage"
-ROUND = "round"
 SERVER_ROUND = "server-round"
 SETTINGS = "settings"
 NOISE_MULTIPLIER = "noise-multiplier"
@@ -67,4 +66,3 @@ OUTGOING = (
     Listed(METRICS, LABELLED, float, Privacy.PUBLIC),
     Listed(METRICS, LOSS, float, Privacy.SIMULATION),
 )
-INCOMING = (RUN, STAGE, ROUND, SERVER_ROUND, SETTINGS, NOISE_MULTIPLIER, PROXIMAL_MU)

@@ -114,6 +114,21 @@ def test_the_same_request_gets_the_same_bytes_free(policy: SitePolicy, settings:
     assert (Path(policy.folder) / "ledger.jsonl").stat().st_size == size
 
 
+def test_a_crash_after_the_reservation_is_spent_and_asking_again_spends_again(
+    policy: SitePolicy, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local_round, "run", crash)
+        with pytest.raises(SystemExit):
+            ask(policy, settings)
+    assert ask(policy, settings).config[records.STATUS] == records.DONE
+    events = [json.loads(line)["event"] for line in (Path(policy.folder) / "ledger.jsonl").read_text().splitlines()]
+    assert events == ["open", "reserve", "reserve", "complete"]
+
+
 def test_a_real_sites_noise_is_not_seeded(policy: SitePolicy, settings: Settings, tmp_path: Path) -> None:
     first = ask(policy, settings)
     other = ask(replace(policy, folder=str(tmp_path / "other" / "state")), settings)
