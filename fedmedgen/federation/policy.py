@@ -1,5 +1,6 @@
 """The site's own limits, read from the site's own file; no message can widen them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any, Literal
 import yaml
 
 from fedmedgen.errors import PolicyError
+from fedmedgen.federation import records
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, stages
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.schema import from_mapping, plain, require
-from fedmedgen.settings import ColumnSettings, Settings
+from fedmedgen.settings import ColumnSettings, DataSettings, FaultSettings, LedgerSettings, Settings
+
+LARGEST_RATE = 1e6  # of learning and of FedProx's pull
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +27,12 @@ class SitePolicy:
     """
 
     site: str
-    folder: str  # the ledger, its head, its key and stored replies
+    folder: str  # the ledger, its key and stored replies
     patients_declared: int
     labelled_declared: int
     lifetime_epsilon: float
     lifetime_delta: float
+    ledger_head: str = ""  # the ledger's head, best on another disk: no one restore then takes both; empty: in `folder`
     data_root: str = ""  # the site's radiographs: no request can choose them; empty in simulations alone
     data_columns: ColumnSettings = field(default_factory=ColumnSettings)
     smallest_noise_multiplier: float = 0.3
@@ -37,9 +42,12 @@ class SitePolicy:
     largest_steps: int = 20_000
     largest_rounds: int = 500
     largest_parameters: int = 20_000_000
+    largest_layers: int = 64  # levels x layers of each
+    largest_classes: int = 256  # of images, and of masks
     largest_rows_per_patient: int = 256  # images x noise draws
     largest_pixels: int = 512 * 512
     threads: int = 1
+    bundles: tuple[str, ...] = ()  # SHA-256 of the app bundles that may run here
     unit: Literal["patient", "image"] = "patient"  # of the claim; "image" where ids are missing
     simulation: bool = False
     no_privacy_allowed: bool = False
@@ -48,6 +56,8 @@ class SitePolicy:
         require(self.patients_declared >= 1, "patients_declared", self.patients_declared, "at least 1")
         require(self.lifetime_epsilon > 0, "lifetime_epsilon", self.lifetime_epsilon, "above 0")
         require(self.simulation or bool(self.data_root), "data_root", self.data_root, "the path of the site's own data")
+        odd = [digest for digest in self.bundles if not re.fullmatch("[0-9a-f]{64}", digest)]
+        require(not odd, "bundles", odd, "SHA-256 hashes of app bundles, 64 lower-case hexadecimal digits each")
         largest = 1 / (10 * self.patients_declared)
         require(
             self.simulation or 0 < self.lifetime_delta <= largest,
@@ -70,21 +80,51 @@ class SitePolicy:
     def read(cls, path: Path) -> "SitePolicy":
         if not path.is_file():
             raise PolicyError(f"expected the site's policy at {path}; there is none: write one, or name another file")
-        policy = cls.from_mapping(yaml.safe_load(path.read_text()) or {})
+        try:
+            mapping = yaml.safe_load(path.read_text()) or {}
+        except (OSError, UnicodeError, yaml.YAMLError) as error:
+            raise PolicyError(f"the site's policy at {path} can't be read: {error}") from error
+        policy = cls.from_mapping(mapping)
         beside = path.resolve().parent
-        root = str(beside / policy.data_root) if policy.data_root else ""
-        return replace(policy, folder=str(beside / policy.folder), data_root=root)
+        root, head = (str(beside / name) if name else "" for name in (policy.data_root, policy.ledger_head))
+        return replace(policy, folder=str(beside / policy.folder), data_root=root, ledger_head=head)
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(plain(asdict(self)), sort_keys=False))
 
+    def public(self, stage: str = GENERATOR) -> dict[str, str | float]:
+        """What may leave the site as public, by key: words and figures of this file, whatever the data hold."""
+        weight = self.patients_declared if stage == GENERATOR else self.labelled_declared
+        return {
+            records.SITE: self.site,
+            records.UNIT: self.unit,
+            records.SIMULATION: "yes" if self.simulation else "no",
+            records.PATIENTS: float(self.patients_declared),
+            records.LABELLED: float(self.labelled_declared),
+            records.WEIGHT: float(weight),
+        }
+
+
+def for_real_sites(settings: Settings) -> Settings:
+    """What a request may tell a real site: the network, its input, the training and the mechanism.
+
+    Paths, splits, columns, smallest numbers and rehearsed faults are a simulation's, or stand in the site's own file.
+    """
+    asked = settings.data
+    data = DataSettings(classes=asked.classes, mask_classes=asked.mask_classes, size=asked.size, fit=asked.fit)
+    return replace(settings, backend="deployment", out="", data=data, ledger=LedgerSettings(), fault=FaultSettings())
+
 
 def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, stage: str = GENERATOR) -> None:
     """Refuse, before anything is built or read, a request outside the site's limits.
 
+    Learning rates are bounded for sense alone: they work on sums already released, so no value of them touches the promise.
+
     **Raises** `PolicyError` naming the limit, what was asked, and that only the site's own file can change it.
     """
+    if not policy.simulation:
+        _refuse_a_simulations(settings.to_mapping(), for_real_sites(settings).to_mapping())
     known = [item.name for item in stages(settings)]
     if stage not in known:
         raise PolicyError(f"the request names the stage {stage!r}; the study has {', '.join(known)}")
@@ -95,9 +135,13 @@ def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, st
     _at_most("rounds", rounds, policy.largest_rounds)
     _at_most("steps", steps, policy.largest_steps)
     _at_most("parameters", parameters, policy.largest_parameters)
+    network, data = settings.generator, settings.data
+    _at_most("layers", len(network.channels) * network.layers_per_block, policy.largest_layers)
+    _at_most("classes", max(len(data.classes), len(data.mask_classes)), policy.largest_classes)
+    _at_most("learning rate", max(stage.learning_rate for stage in stages(settings)), LARGEST_RATE)
     images = max(settings.generator.images_per_patient, settings.segmenter.images_per_patient)
     _at_most("rows per patient", settings.privacy.noise_draws * images, policy.largest_rows_per_patient)
-    _at_most("pixels", settings.data.size[0] * settings.data.size[1], policy.largest_pixels)
+    _at_most("pixels", data.size[0] * data.size[1], policy.largest_pixels)
     if not settings.private:
         if not policy.no_privacy_allowed:
             raise PolicyError("the study asks for privacy=none; this site's policy allows it in simulations only")
@@ -126,3 +170,14 @@ def check_plan(policy: SitePolicy, plan: Plan) -> None:
 def _at_most(what: str, asked: float, largest: float) -> None:
     if not asked <= largest:
         raise PolicyError(f"the request's {what} is {asked:g}; the site's policy allows at most {largest:g}")
+
+
+def _refuse_a_simulations(asked: Mapping[str, Any], allowed: Mapping[str, Any], path: str = "") -> None:
+    """Refuse the first setting that differs from what a real site may be told."""
+    for key, value in asked.items():
+        if isinstance(value, Mapping):
+            _refuse_a_simulations(value, allowed[key], f"{path}{key}.")
+        elif value != allowed[key]:
+            raise PolicyError(
+                f"the request sets {path}{key} to {value!r}, as only a simulation may: here the site's own file decides"
+            )
