@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test check campaign-ledger format clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ check: install ## Check format, lint, types and the floors of the house
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+campaign-ledger: install ## Kill a site 500 times and look for a lost spend: docs/results/ledger-campaign.md
+	$(BIN)/python -m simulations.ledger_campaign --kills 500 --out docs/results
 
 format: install ## Format the code and mend what can be mended
 	$(BIN)/ruff format .

@@ -11,6 +11,7 @@ FedmedgenError
 ├── EgressError          something not listed was about to leave a site
 ├── ReplyError           a site's reply is unusable; the round goes on with the rest
 ├── FederationError      too few sites are left to go on
+│   └── SpentError       because the budget that they planned for the stage is spent
 └── RunError             a run folder is missing, unfinished or of other settings
 """
 
@@ -57,6 +58,10 @@ class ReplyError(FedmedgenError):
 
 class FederationError(FedmedgenError):
     """Too few sites are left to go on."""
+
+
+class SpentError(FederationError):
+    """Too few sites are left: the budget that they planned for the stage is spent."""
 
 
 class RunError(FedmedgenError):

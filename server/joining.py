@@ -1,6 +1,5 @@
 """Who takes part: the nodes that answer with a site's name and public counts, within a bounded wait."""
 
-import json
 import math
 import time
 
@@ -23,7 +22,7 @@ def join(grid: Grid, settings: Settings, *, sites: int) -> list[Member]:
     """
     patience = min(settings.federation.join_seconds, SIMULATION_SECONDS if settings.simulated else math.inf)
     nodes = _wait_for_nodes(grid, sites, patience)
-    words = ConfigRecord({records.SETTINGS: json.dumps(settings.to_mapping(), sort_keys=True)})
+    words = ConfigRecord({records.SETTINGS: messages.pack_settings(settings)})
     asked = [
         Message(RecordDict({records.CONFIG: words}), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes
     ]

@@ -63,9 +63,11 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
     if not study.settings.private:
         return {"mode": "none", "epsilon": None}
     units = {member.unit for member in rounds.members} if rounds else set()
+    spent = [_epsilon_run(study, rounds, member.site) or 0.0 for member in rounds.members] if rounds else []
     return {
         "mode": privacy.mode,
-        "epsilon": privacy.epsilon,
+        "epsilon": max(spent, default=0.0),  # computed from what was run, at the site that spent most
+        "epsilon_target": privacy.epsilon,
         "delta": privacy.delta,
         "noise_multiplier": rounds.noise_multiplier if rounds else None,
         "sample_rate": privacy.sample_rate,
@@ -79,12 +81,11 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
 
 def _site(study: "Study", rounds: Rounds, site: str) -> dict[str, Any]:
     member = next(item for item in rounds.members if item.site == site)
-    asked = {(row["stage"], row["round"]) for row in rounds.rows if row["site"] == site}
     ledger = _ledger_folder(study) / site / "ledger.jsonl"
     return {
         "patients_declared": member.patients,
         "labelled_declared": member.labelled,
-        "epsilon_run": _epsilon_run(study, rounds, asked),
+        "epsilon_run": _epsilon_run(study, rounds, site),
         "epsilon": _lifetime(ledger) if study.settings.private and study.settings.simulated else None,
         "delta": study.settings.privacy.delta if study.settings.private else None,
         "unit": member.unit,
@@ -94,10 +95,11 @@ def _site(study: "Study", rounds: Rounds, site: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _epsilon_run(study: "Study", rounds: Rounds, asked: set[tuple[str, int]]) -> float | None:
+def _epsilon_run(study: "Study", rounds: Rounds, site: str) -> float | None:
     """Epsilon of every round that was asked of the site: one that failed may have been spent."""
     if rounds.agreed is None:
         return None
+    asked = {(row["stage"], row["round"]) for row in rounds.rows if row["site"] == site}
     steps = {
         stage.name: stage.steps * sum(name == stage.name for name, _ in asked) for stage in plan.stages(study.settings)
     }

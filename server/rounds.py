@@ -1,5 +1,6 @@
 """The rounds of one stage: Flower's loop around our strategy, with EMA and a checkpoint after each round."""
 
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
-from fedmedgen.errors import FederationError
+from fedmedgen.errors import FederationError, SpentError
 from fedmedgen.federation import messages, plan
 from fedmedgen.federation.egress import Arrays
 from fedmedgen.federation.plan import Stage
@@ -17,6 +18,8 @@ from fedmedgen.privacy.budget import Plan
 from fedmedgen.training.ema import ema
 from server.run_store import Checkpoint, RunStore
 from server.strategy import GuardedStrategy, Member, Outcome, flower_strategy
+
+logger = logging.getLogger(__name__)
 
 FLOWER_STATE = {"momentum": "m_t", "variance": "v_t"}
 
@@ -55,7 +58,8 @@ def run_stage(
 ) -> Arrays:
     """Run what is left of a stage; the averaged (EMA) weights at its end.
 
-    `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint.
+    `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint. A
+    stage ends early where crashes have cost its sites the steps of its last rounds.
     """
     settings = rounds.store.settings
     members = [member for member in rounds.members if member.weight(stage.name)]
@@ -86,10 +90,12 @@ def run_stage(
             train_config=messages.request_config(rounds.store.run, stage.name, settings, rounds.noise_multiplier),
             evaluate_fn=after,
         )
-    except FederationError:
+    except FederationError as error:
         after.note(strategy.round)  # what was asked may have been spent, so the failed round counts
         rounds.store.write_rows(rounds.rows)
-        raise
+        if not (isinstance(error, SpentError) and after.averaged is not None):
+            raise
+        logger.warning("%s ends before round %d: %s", stage.name, strategy.round, error)
     assert after.averaged is not None
     return after.averaged
 

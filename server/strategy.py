@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, Strategy
 
-from fedmedgen.errors import FederationError, ReplyError
+from fedmedgen.errors import FederationError, ReplyError, SpentError
 from fedmedgen.federation import messages, records
 from fedmedgen.federation.aggregation import check_reply
 from fedmedgen.federation.egress import Arrays, Reply
@@ -80,7 +80,8 @@ class PinnedNodes:
 class GuardedStrategy(Strategy):
     """Wraps one of Flower's strategies; a bad reply is rejected with its reason and the round goes on with the rest.
 
-    **Raises** `FederationError` in `aggregate_train` when fewer than `min_sites` replies are usable.
+    **Raises** `FederationError` in `aggregate_train` when fewer than `min_sites` replies are usable; `SpentError` if all
+    that are missing were refused for their budget.
     """
 
     def __init__(
@@ -175,8 +176,10 @@ class GuardedStrategy(Strategy):
 
     def _require_quorum(self, usable: dict[str, Reply], number: int) -> None:
         if len(usable) < self.federation.min_sites:
-            lost = "; ".join(f"{item.site}: {item.reason}" for item in self.outcomes if item.status != records.DONE)
-            raise FederationError(
+            missing = [item for item in self.outcomes if item.status != records.DONE]
+            lost = "; ".join(f"{item.site}: {item.reason}" for item in missing)
+            spent = all(item.status == records.REFUSED_BUDGET for item in missing)
+            raise (SpentError if spent else FederationError)(
                 f"round {number}: {len(usable)} usable replies, federation.min_sites is "
                 f"{self.federation.min_sites} ({lost})"
             )

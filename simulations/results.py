@@ -61,7 +61,7 @@ def lines(result: dict[str, Any], *, name: str, command: str) -> list[str]:
     """The page: how it was run, what it claims, what was measured."""
     privacy = result["privacy"]
     claim = "none" if privacy["epsilon"] is None else (
-        f"epsilon {privacy['epsilon']:g}, delta {privacy['delta']:g}, unit {privacy['unit']}, noise multiplier "
+        f"epsilon {privacy['epsilon']:.4g}, delta {privacy['delta']:g}, unit {privacy['unit']}, noise multiplier "
         f"{privacy['noise_multiplier']:.3f}, Poisson rate {privacy['sample_rate']:g}, {privacy['accountant']}"
     )  # fmt: skip
     seconds = ", ".join(f"{stage} {value:.0f}" for stage, value in result["stage_seconds"].items())

@@ -33,13 +33,13 @@ def open_site(context: Context, content: RecordDict) -> Site | None:
 
     **Raises** `PolicyError` where the node has neither.
     """
-    settings = unpack_settings(content)
     if POLICY in context.node_config:
         policy = SitePolicy.read(Path(str(context.node_config[POLICY])))
         torch.set_num_threads(policy.threads)
         return Site(policy, partial(own_cases, policy))
     if PARTITION not in context.node_config or not in_simulation():
         raise PolicyError('expected policy="…" in the node\'s own configuration (--node-config); there is none')
+    settings = unpack_settings(content)
     torch.set_num_threads(settings.runtime.threads)
     parts = held(settings.data, settings.seed).parts
     number = int(context.node_config[PARTITION])

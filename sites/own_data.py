@@ -39,7 +39,11 @@ def own_cases(policy: SitePolicy, settings: Settings) -> CaseSet:
     except Exception:
         logger.exception("site %s: its data can't be read; the reply is noise", policy.site)
         return CaseSet((), settings.data.classes, settings.data.mask_classes)
-    kept = [replace(case, site=policy.site) for case in cases if case.patient or policy.unit == "image"]
+    kept = [
+        replace(case, site=policy.site, patient=case.patient if policy.unit == "patient" else None)
+        for case in cases
+        if case.patient or policy.unit == "image"
+    ]
     if len(kept) < len(cases):
         logger.warning("site %s: %d cases name no patient and are left out", policy.site, len(cases) - len(kept))
     found = cases.with_cases(kept)
@@ -50,4 +54,4 @@ def own_cases(policy: SitePolicy, settings: Settings) -> CaseSet:
 
 @lru_cache(maxsize=1)
 def _read(data: DataSettings) -> CaseSet:
-    return sources.load(data, seed=0).of_split("train")
+    return sources.load(data, seed=0, mixed=True).of_split("train")

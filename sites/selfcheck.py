@@ -14,24 +14,21 @@ from fedmedgen.federation import local_round
 from fedmedgen.privacy.selfcheck import check_engine
 from fedmedgen.settings import Settings
 
-REFERENCE = "reference"
-
 
 def check_once(folder: Path, settings: Settings, stage: str) -> None:
-    """Run the self-check unless this model and engine have passed it here.
+    """Run the self-check unless this model, engine and precision have passed it here.
 
     **Raises** `SelfCheckError` naming the layers whose gradients are wrong.
     """
-    if settings.privacy.engine == REFERENCE:
-        return
-    mapping = settings.to_mapping()
+    privacy, mapping = settings.privacy, settings.to_mapping()
     data = {key: mapping["data"][key] for key in ("size", "classes", "mask_classes")}
-    what = [stage, mapping["generator"], mapping["segmenter"], data, settings.privacy.engine, torch.__version__]
+    how = [privacy.engine, privacy.precision, torch.__version__]
+    what = [stage, mapping["generator"], mapping["segmenter"], data, *how]
     mark = folder / hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     if mark.is_file():
         return
-    model = local_round.build_model(settings, stage)
-    check_engine(settings.privacy.engine, model, local_round.loss_of(stage), partial(random_rows, settings, stage))
+    model, rows = local_round.build_model(settings, stage), partial(random_rows, settings, stage)
+    check_engine(privacy.engine, model, local_round.loss_of(stage), rows, precision=privacy.precision)
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps(what))
 

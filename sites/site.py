@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.errors import PolicyError
+from fedmedgen.errors import EgressError, LedgerError, PolicyError, SettingsError
 from fedmedgen.federation import egress, local_round, plan, records
-from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.egress import Checked, Reply
 from fedmedgen.federation.messages import Request
 from fedmedgen.federation.policy import SitePolicy, check_plan, check_request
 from fedmedgen.privacy.budget import Plan
-from fedmedgen.privacy.ledger import Ledger, Limit, load_or_create_key
+from fedmedgen.privacy.ledger import Ledger, Limit, head_beside, load_or_create_key
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
 from sites.replies import ReplyStore
@@ -37,22 +37,36 @@ class Site:
         return Path(self.policy.folder)
 
     def ledger(self) -> Ledger:
-        key = load_or_create_key(self.folder / "site.key")
-        return Ledger(self.folder / "ledger.jsonl", key=key, head_path=self.folder / "ledger.head")
+        """The site's one ledger.
 
-    def introduce(self, settings: Settings) -> Reply:
+        **Raises** `LedgerError` where the folder of a head kept elsewhere isn't there: its disk may not be mounted.
+        """
+        key, path = load_or_create_key(self.folder / "site.key"), self.folder / "ledger.jsonl"
+        head = Path(self.policy.ledger_head) if self.policy.ledger_head else head_beside(path)
+        if self.policy.ledger_head and not head.parent.is_dir():
+            raise LedgerError(
+                f"expected the folder of the ledger's head at {head.parent}; there is none: mount its disk"
+            )
+        return Ledger(path, key=key, head_path=head)
+
+    def introduce(self, settings: Settings) -> Checked:
         """The site's name and public counts, after the request has passed the policy."""
         check_request(self.policy, settings, parameters=0)
         reply = Reply(
-            config={records.SITE: self.policy.site, records.STATUS: records.DONE, records.UNIT: self.policy.unit},
+            config={
+                records.SITE: self.policy.site,
+                records.STATUS: records.DONE,
+                records.UNIT: self.policy.unit,
+                records.SIMULATION: "yes" if self.policy.simulation else "no",
+            },
             metrics={
                 records.PATIENTS: float(self.policy.patients_declared),
                 records.LABELLED: float(self.policy.labelled_declared),
             },
         )
-        return egress.check(reply, expected={}, simulation=self.policy.simulation)
+        return self._let_out(reply, {}, plan.GENERATOR)
 
-    def train(self, request: Request) -> Reply:
+    def train(self, request: Request) -> Checked:
         """One round: policy, replay or reservation, local round, egress, stored reply.
 
         **Guarantee** the spend is on disk before a case is touched; the same request gets the same bytes free. After
@@ -62,22 +76,24 @@ class Site:
         sent = sum(array.size for array in request.arrays.values())
         check_request(self.policy, settings, parameters=sent, stage=request.stage)
         expected = self._expected(request)
-        egress.check_arrays(request.arrays, expected)
-        if not all(np.isfinite(array).all() for array in request.arrays.values()):
-            raise PolicyError("the request's weights are not all finite")
+        _check_weights(request, expected)
         replies = ReplyStore(self.folder / "replies")
         digest = request.digest
-        if (stored := replies.find(digest)) is not None:
+        stored = replies.paid(digest, self.ledger()) if settings.private else replies.find(digest)
+        if stored is not None:
             logger.info("site %s: request %s answered from its store", self.policy.site, digest[:12])
-            return egress.check(stored, expected=expected, simulation=self.policy.simulation)
+            return self._let_out(stored, expected, request.stage)
         agreed = self._reserve(request) if settings.private else None
         self._rehearse_fault(request)
-        reply = self._round(request, agreed)
-        checked = egress.check(reply, expected=expected, simulation=self.policy.simulation)
-        replies.store(digest, checked)
+        checked = self._let_out(self._round(request, agreed), expected, request.stage)
+        seal = replies.store(digest, checked)
         if agreed is not None:
-            self.ledger().complete(digest, replies.hash_of(digest))
+            self.ledger().complete(digest, seal)
         return checked
+
+    def _let_out(self, reply: Reply, expected: Mapping[str, tuple[int, ...]], stage: str) -> Checked:
+        public = self.policy.public(stage)
+        return egress.check(reply, public=public, expected=expected, simulation=self.policy.simulation)
 
     def _reserve(self, request: Request) -> Plan:
         """Check the mechanism asked for, fix its plan, and spend the whole round before it starts."""
@@ -89,6 +105,7 @@ class Site:
             labelled=policy.labelled_declared,
         )
         check_plan(policy, agreed)
+        plan.check_claim(settings, agreed)
         check_once(self.folder / "selfcheck", settings, request.stage)
         ledger = self.ledger()
         seen = ledger.find(request.digest)
@@ -110,8 +127,11 @@ class Site:
 
     def _expected(self, request: Request) -> dict[str, tuple[int, ...]]:
         """Shapes of what the request's own settings train, found without taking memory for them."""
-        with torch.device("meta"):
-            model = local_round.build_model(request.settings, request.stage)
+        try:
+            with torch.device("meta"):
+                model = local_round.build_model(request.settings, request.stage)
+        except (SettingsError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise PolicyError(f"the request describes no network that can be built: {error}") from error
         shapes = {name: tuple(value.shape) for name, value in model.named_parameters() if value.requires_grad}
         parameters = sum(math.prod(shape) for shape in shapes.values())
         check_request(self.policy, request.settings, parameters=parameters, stage=request.stage)
@@ -152,3 +172,16 @@ class Site:
         here = fault.site == self.policy.site and fault.round == request.round and request.stage == plan.GENERATOR
         if self.policy.simulation and here:
             raise RuntimeError(f"rehearsed fault at {fault.site} in round {fault.round}")
+
+
+def _check_weights(request: Request, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a round that the stage lacks, and weights that aren't those of its network."""
+    rounds = plan.stage_named(request.settings, request.stage).rounds
+    if not 1 <= request.round <= rounds:
+        raise PolicyError(f"the request is for round {request.round}; the {request.stage} has rounds 1 to {rounds}")
+    try:
+        egress.check_arrays(request.arrays, expected)
+    except EgressError as error:
+        raise PolicyError(f"the request's weights don't fit its network: {error}") from error
+    if not all(np.isfinite(array).all() for array in request.arrays.values()):
+        raise PolicyError("the request's weights are not all finite")

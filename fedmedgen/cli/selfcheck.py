@@ -39,10 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = compose(arguments.overrides)
     results, refusals = [], {}
+    precision = settings.privacy.precision
     for name, model, loss, rows_factory in _subjects(settings):
         for engine in ("reference", "opacus"):
             try:
-                results.append({"model": name, **_check(engine, model, loss, rows_factory)})
+                results.append({"model": name, **_check(engine, precision, model, loss, rows_factory)})
             except PrivacyError as refusal:
                 results.append({"model": name, "engine": engine, "passed": False, "reason": str(refusal)})
                 refusals[engine] = refusal
@@ -55,12 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(engine: str, model: "nn.Module", loss: Any, rows_factory: "RowsFactory") -> dict[str, Any]:
+def _check(engine: str, precision: str, model: "nn.Module", loss: Any, rows_factory: "RowsFactory") -> dict[str, Any]:
     from dataclasses import asdict
 
     from fedmedgen.privacy.selfcheck import check_engine
 
-    return {"passed": True, **asdict(check_engine(engine, model, loss, rows_factory))}
+    return {"passed": True, **asdict(check_engine(engine, model, loss, rows_factory, precision=precision))}
 
 
 def _subjects(settings: "Settings") -> "Iterator[Subject]":
@@ -128,6 +129,6 @@ def _words(result: dict[str, Any]) -> str:
     if not result["passed"]:
         return f"{result['model']}, engine {result['engine']}: WRONG: {result['reason']}"
     return (
-        f"{result['model']}, engine {result['engine']}: right to {result['largest_error']:.1e} over "
-        f"{result['parameters']} parameters, {result['patients']} patients, {result['rows']} rows"
+        f"{result['model']}, engine {result['engine']}, {result['precision']}: right to {result['largest_error']:.1e} "
+        f"over {result['parameters']} parameters, {result['patients']} patients, {result['rows']} rows"
     )

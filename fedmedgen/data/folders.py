@@ -44,7 +44,6 @@ def read_site(folder: Path, site: str, settings: DataSettings) -> Found:
     else:
         for group in _dicom_groups(folder, site):
             _read_group(found, group, settings)
-    _need_patients(found)
     return found
 
 
@@ -98,8 +97,8 @@ def _read_group(found: Found, group: _Group, settings: DataSettings) -> None:
         _set_aside_rows(found, table, group, place)
     stems = {Path(name).with_suffix("").as_posix(): name for name in group.masks}
     for name, path in group.pictures.items():
-        row = Row(0) if table is None else table.rows.get(name)
-        if row is None:
+        rows = (Row(0),) if table is None else table.rows.get(name)
+        if rows is None:
             if table is not None and name not in table.rejected:
                 found.rejected.append(reject(place + name, "missing-row"))
             continue
@@ -109,9 +108,9 @@ def _read_group(found: Found, group: _Group, settings: DataSettings) -> None:
         except Unusable as unusable:
             found.rejected.append(Rejected(place + name, unusable.kind, str(unusable)))
             continue
-        patient = row.patient or case.patient
-        found.cases.append(replace(case, name=group.inside + name, patient=patient, site=group.site, split=row.split))
-        found.rows.append(row)
+        case = replace(case, name=group.inside + name, site=group.site)
+        found.cases += [replace(case, patient=row.patient or case.patient, split=row.split) for row in rows]
+        found.rows += rows
     known = {Path(name).with_suffix("") for name in group.pictures}
     for name in group.masks:
         if Path(name).with_suffix("") not in known:
@@ -121,9 +120,9 @@ def _read_group(found: Found, group: _Group, settings: DataSettings) -> None:
 def _set_aside_rows(found: Found, table: Table, group: _Group, place: str) -> None:
     for bad in table.rejected.values():
         found.rejected.append(replace(bad, file=place + bad.file))
-    for name, row in table.rows.items():
+    for name, rows in table.rows.items():
         if name not in group.pictures:
-            found.rejected.append(reject(place + name, "row-without-file", line=row.line))
+            found.rejected.append(reject(place + name, "row-without-file", line=rows[0].line))
 
 
 def _read_case(path: Path, mask_path: Path | None, settings: DataSettings) -> Case:
@@ -145,16 +144,6 @@ def _read_mask(path: Path, size: tuple[int, int], mask_classes: Sequence[str]) -
         got, expected = (f"{shape[0]}x{shape[1]}" for shape in (pixels.shape, size))
         raise Unusable("mask-size", got=got, expected=expected)
     return mask_values(pixels, len(mask_classes))
-
-
-def _need_patients(found: Found) -> None:
-    """Set aside cases without a patient where others of the site name theirs: one privacy unit for all."""
-    if not any(case.patient for case in found.cases):
-        return
-    both = list(zip(found.cases, found.rows, strict=True))
-    found.rejected += [reject(f"{case.site}/{case.name}", "missing-patient") for case, _ in both if not case.patient]
-    kept = [pair for pair in both if pair[0].patient]
-    found.cases, found.rows = [case for case, _ in kept], [row for _, row in kept]
 
 
 def mask_values_seen(root: Path, most: int = 20) -> set[int]:

@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "table-empty": "no header line, so the site is left out: write a header and a line for each picture",
     "table-columns": "expected a column {expected!r}, got {got}; the site is left out: rename the column or set "
     "data.columns.filename",
+    "row-unreadable": "line {line} can't be read: close its quotes, keep it on one line, save the file as UTF-8",
     "row-length": "line {line} has {got} cells where the header has {expected}: quote cells that hold commas",
     "row-without-file": "line {line} names a picture that isn't there: correct the name or remove the line",
     "row-outside": "line {line} names a file outside the site's folder: use names below images/",

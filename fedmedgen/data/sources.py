@@ -18,21 +18,23 @@ from fedmedgen.settings import DataSettings
 _log = logging.getLogger(__name__)
 
 
-def load(settings: DataSettings, *, seed: int) -> CaseSet:
+def load(settings: DataSettings, *, seed: int, mixed: bool = False) -> CaseSet:
     """Every usable case at `data.root`, or phantoms where that is empty, each with its split.
+
+    `mixed` keeps cases without a patient beside others that name theirs: then no case decides over another.
 
     **Raises** `DataError` if nothing is there, or fewer than `data.min_patients` usable patients.
 
     **Guarantee** a bad file is named in `rejected` and touches no other; all images of a patient share a split.
     """
-    cases = scan(settings, seed=seed)
+    cases = scan(settings, seed=seed, mixed=mixed)
     for bad in cases.rejected:
         _log.warning("set aside %s: %s", bad.file, bad.reason)
     require_enough(cases, settings)
     return cases
 
 
-def scan(settings: DataSettings, *, seed: int) -> CaseSet:
+def scan(settings: DataSettings, *, seed: int, mixed: bool = False) -> CaseSet:
     """As `load`, however few cases are left.
 
     **Raises** `DataError` if nothing is there at all.
@@ -40,6 +42,8 @@ def scan(settings: DataSettings, *, seed: int) -> CaseSet:
     if not settings.root:
         return _phantoms(settings, seed)
     found = _read(Path(settings.root).expanduser(), settings)
+    if not mixed:
+        _need_patients(found)
     classes = settings.classes or _classes(found.rows)
     cases, unknown = _label(found, classes)
     return CaseSet(
@@ -103,6 +107,19 @@ def _read_sites(root: Path, settings: DataSettings) -> Found:
         found.rejected += one.rejected
         found.labelled = found.labelled or one.labelled
     return found
+
+
+def _need_patients(found: Found) -> None:
+    """Set aside cases without a patient where others of their site name theirs: one privacy unit for all."""
+    named = {case.site for case in found.cases if case.patient}
+    both = list(zip(found.cases, found.rows, strict=True))
+    kept = [(case, row) for case, row in both if case.patient or case.site not in named]
+    found.rejected += [
+        reject(f"{case.site}/{case.name}", "missing-patient")
+        for case, _ in both
+        if not case.patient and case.site in named
+    ]
+    found.cases, found.rows = [case for case, _ in kept], [row for _, row in kept]
 
 
 def _classes(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from fedmedgen.data.rejection import Unusable
 from fedmedgen.settings import ColumnSettings
 
 SPLITS = ("train", "val", "test")
+Line = tuple[int, list[str] | None]  # its number from 1, and its cells if they can be read
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by file name, the lines set aside by file name, and whether the file gives labels at all."""
+    """Rows by file name, the lines set aside by file name, and whether the file gives labels at all.
 
-    rows: Mapping[str, Row] = field(default_factory=dict)
+    A file has one row for each patient whose line names it: what one patient's line says moves no other's.
+    """
+
+    rows: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
     rejected: Mapping[str, Rejected] = field(default_factory=dict)
     labelled: bool = False
 
@@ -39,47 +43,64 @@ def read_table(path: Path, columns: ColumnSettings, *, fixed: bool = False) -> T
     **Raises** `Unusable` if the file as a whole can't be used.
     """
     lines = _lines(path)
-    header = [cell.strip() for cell in lines[0][1]]
+    header = [cell.strip() for cell in lines[0][1] or ()]
     if columns.filename not in header:
         raise Unusable("table-columns", expected=columns.filename, got=", ".join(header))
-    where = header.index(columns.filename)
-    by_name: dict[str, list[tuple[int, Sequence[str]]]] = {}
-    for line, cells in lines[1:]:
-        name = cells[where].strip() if where < len(cells) else ""
-        by_name.setdefault(name or f"line {line}", []).append((line, cells))
-    rows: dict[str, Row] = {}
+    rows: dict[str, tuple[Row, ...]] = {}
     rejected: dict[str, Rejected] = {}
     names: dict[int, str] = {}
-    for name, found in by_name.items():
+    for (name, _), found in _by_name_and_patient(lines[1:], header, columns).items():
         try:
-            rows[name] = _row(name, found, header, columns)
+            row = _row(name, found, header, columns)
             if not fixed:
-                _agree(rows[name], names)
+                _agree(row, names)
+            rows[name] = (*rows.get(name, ()), row)
         except Unusable as unusable:
-            rows.pop(name, None)
             rejected[name] = Rejected(name, unusable.kind, str(unusable))
     named = {column for column in header if column}
     return Table(rows, rejected, bool({columns.label, columns.label_name} & named))
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (UnicodeDecodeError, csv.Error):
-        raise Unusable("table-unreadable") from None
+def _lines(path: Path) -> list[tuple[int, list[str] | None]]:
+    """Number and cells of every line that isn't empty, the header first; None where a line is no text or no row.
+
+    Each line is read for itself: a quote that one forgets to close swallows no other.
+    """
+    lines = [(number, _cells(line)) for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+    lines = [(number, cells) for number, cells in lines if cells is None or any(cell.strip() for cell in cells)]
     if not lines:
         raise Unusable("table-empty")
-    if any("\0" in cell for _, cells in lines for cell in cells):
+    if lines[0][1] is None:
         raise Unusable("table-unreadable")
     return lines
 
 
-def _row(name: str, found: Sequence[tuple[int, Sequence[str]]], header: Sequence[str], columns: ColumnSettings) -> Row:
+def _cells(line: bytes) -> list[str] | None:
+    try:
+        text = line.decode("utf-8-sig")
+        return None if "\0" in text else next(csv.reader([text], strict=True), [])
+    except (UnicodeDecodeError, csv.Error):
+        return None
+
+
+def _by_name_and_patient(
+    lines: Sequence[Line], header: Sequence[str], columns: ColumnSettings
+) -> dict[tuple[str, str], list[Line]]:
+    """Lines that speak of one file for one patient; a line without a usable name stands alone."""
+    who = header.index(columns.patient) if columns.patient in header else len(header)
+    where, out = header.index(columns.filename), dict[tuple[str, str], list[Line]]()
+    for line, cells in lines:
+        name, patient = (cells[at].strip() if cells and at < len(cells) else "" for at in (where, who))
+        out.setdefault((name or f"line {line}", patient), []).append((line, cells))
+    return out
+
+
+def _row(name: str, found: Sequence[Line], header: Sequence[str], columns: ColumnSettings) -> Row:
     line, cells = found[0]
     if len(found) > 1:
         raise Unusable("duplicate-name", count=len(found), lines=", ".join(str(number) for number, _ in found))
+    if cells is None:
+        raise Unusable("row-unreadable", line=line)
     if len(cells) != len(header):
         raise Unusable("row-length", line=line, got=len(cells), expected=len(header))
     if Path(name).is_absolute() or ".." in Path(name).parts:

@@ -1,16 +1,19 @@
-"""The only door out of a site: what `records` lists passes, all else is refused."""
+"""The only door out of a site: what `records` lists passes, public things only as the policy has them."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmedgen.errors import EgressError
 from fedmedgen.federation import records
+from fedmedgen.federation.records import Listed, Privacy
 
 Arrays = dict[str, NDArray[np.float32]]
+LISTED = {(item.record, item.key): item for item in records.OUTGOING}
 
 
 @dataclass(frozen=True)
@@ -22,28 +25,44 @@ class Reply:
     arrays: Arrays = field(default_factory=dict)
 
 
-def check(reply: Reply, *, expected: Mapping[str, tuple[int, ...]], simulation: bool) -> Reply:
-    """The reply, if every part of it is listed; `expected` are the shapes of the arrays that were asked for.
+Checked = NewType("Checked", Reply)  # a reply that `check` has let through: nothing else can be packed
 
-    **Raises** `EgressError` naming the part that isn't listed.
+
+def check(
+    reply: Reply,
+    *,
+    public: Mapping[str, str | float],
+    expected: Mapping[str, tuple[int, ...]],
+    simulation: bool,
+) -> Checked:
+    """The reply, if every part of it may leave.
+
+    `public` are the policy's own words and figures by key; `expected` are the shapes of the arrays that were asked for.
+
+    **Guarantee** A public value leaves only as the policy has it: a true count in its place is refused.
+
+    **Raises** `EgressError` naming the part that may not leave.
     """
-    listed = {(item.record, item.key): item for item in records.OUTGOING}
     for record, values in ((records.CONFIG, reply.config), (records.METRICS, reply.metrics)):
         for key, value in values.items():
-            item = listed.get((record, key))
+            item = LISTED.get((record, key))
             if item is None:
                 raise EgressError(f"{record}[{key!r}] is not in federation.records: it may not leave the site")
-            if item.privacy is records.Privacy.SIMULATION and not simulation:
-                raise EgressError(f"{key!r} is computed from patients: it leaves only in a simulation on public data")
-            if not isinstance(value, item.kind):
-                raise EgressError(f"{key!r} must be {item.kind.__name__}; got {type(value).__name__}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise EgressError(f"{key!r} must be finite; got {value}")
-    if reply.config.get(records.STATUS) not in records.STATUSES:
-        raise EgressError(f"status must be one of {', '.join(records.STATUSES)}; got {reply.config.get('status')!r}")
+            _check_value(item, value, public, simulation)
+    status = reply.config.get(records.STATUS)
+    if status not in records.STATUSES:
+        raise EgressError(f"status must be one of {', '.join(records.STATUSES)}; got {status!r}")
+    if status != records.DONE and (reply.metrics or reply.arrays):
+        raise EgressError(f"a reply of status {status!r} must hold no arrays and no metrics")
     if reply.arrays:
         check_arrays(reply.arrays, expected)
-    return reply
+    return Checked(reply)
+
+
+def refusal(site: str, status: str) -> Checked:
+    """A code and the name of who sends it, nothing else."""
+    reply = Reply(config={records.SITE: site, records.STATUS: status})
+    return check(reply, public={records.SITE: site}, expected={}, simulation=False)
 
 
 def check_arrays(arrays: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -56,3 +75,15 @@ def check_arrays(arrays: Mapping[str, NDArray[np.float32]], expected: Mapping[st
             raise EgressError(
                 f"{name} must be float32 of shape {tuple(expected[name])}; got {array.dtype} {array.shape}"
             )
+
+
+def _check_value(item: Listed, value: Any, public: Mapping[str, str | float], simulation: bool) -> None:
+    """Refuse a listed key of another type, or with a value that its privacy status doesn't let out."""
+    if item.privacy is Privacy.SIMULATION and not simulation:
+        raise EgressError(f"{item.key!r} is computed from patients: it leaves only in a simulation on public data")
+    if type(value) is not item.kind:
+        raise EgressError(f"{item.key!r} must be {item.kind.__name__}; got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EgressError(f"{item.key!r} must be finite; got {value}")
+    if item.privacy is Privacy.PUBLIC and (item.key not in public or value != public[item.key]):
+        raise EgressError(f"{item.key!r} may leave only as the policy has it, {public.get(item.key)!r}; got {value!r}")

@@ -159,7 +159,8 @@ def _fit_private(
         cases = choose(patient, most_images(settings, asked.stage.name), generator)
         return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
 
-    engine = make_engine(settings.privacy.engine, model, loss_of(asked.stage.name))
+    privacy = settings.privacy
+    engine = make_engine(privacy.engine, model, loss_of(asked.stage.name), precision=privacy.precision)
     draws = [partial(rows, patient) for patient in patients]
     fit_private(
         model, engine, asked.mechanism, draws, schedule=schedule, stream=stream, proximal=_proximal(asked, model)

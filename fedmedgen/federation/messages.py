@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,14 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedmedgen.errors import ReplyError
+from fedmedgen.errors import EgressError, FedmedgenError, PolicyError, ReplyError, SettingsError
 from fedmedgen.federation import records
-from fedmedgen.federation.egress import Arrays, Reply
+from fedmedgen.federation.egress import Arrays, Checked, Reply
+from fedmedgen.federation.policy import LARGEST_RATE, for_real_sites
 from fedmedgen.settings import Settings
+
+LONGEST_SETTINGS = 65_536  # characters of JSON
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -64,30 +68,86 @@ def request_config(run: str, stage: str, settings: Settings, noise_multiplier: f
         {
             records.RUN: run,
             records.STAGE: stage,
-            records.SETTINGS: json.dumps(settings.to_mapping(), sort_keys=True),
+            records.SETTINGS: pack_settings(settings),
             records.NOISE_MULTIPLIER: float(noise_multiplier),
         }
     )
 
 
+def pack_settings(settings: Settings) -> str:
+    """The settings as they travel: to real sites, without what only a simulation may set."""
+    told = settings if settings.simulated else for_real_sites(settings)
+    return json.dumps(told.to_mapping(), sort_keys=True)
+
+
+def check_asked(content: RecordDict, message_type: str) -> None:
+    """**Raises** `PolicyError` naming what a request of that type may not hold, or lacks."""
+    listed = records.INCOMING.get(message_type)
+    if listed is None:
+        raise PolicyError(f"a site answers {' and '.join(records.INCOMING)}; got a message of type {message_type!r}")
+    if odd := _unlisted(content, listed, arrays=message_type in records.WITH_ARRAYS):
+        raise PolicyError(f"a request may not hold {odd}: federation.records lists what a server may ask")
+    given = content.config_records.get(records.CONFIG, ConfigRecord())
+    lacking = [item.key for item in listed if item.key not in given and item.key != records.PROXIMAL_MU]
+    if lacking or (message_type in records.WITH_ARRAYS and records.ARRAYS not in content.array_records):
+        raise PolicyError(f"the request lacks {', '.join(lacking) or records.ARRAYS}")
+
+
+def check_answer(content: RecordDict) -> None:
+    """**Raises** `EgressError` naming a record or key that may not leave a site, whoever put it there."""
+    if odd := _unlisted(content, records.OUTGOING, arrays=True):
+        raise EgressError(f"a reply may not hold {odd}: federation.records lists what may leave")
+
+
+def _unlisted(content: RecordDict, listed: Sequence[records.Listed], *, arrays: bool) -> str:
+    """What a message holds beyond the list, in words; empty if nothing."""
+    known = {(item.record, item.key): item.kind for item in listed}
+    for name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            if not (arrays and name == records.ARRAYS):
+                return f"arrays under {name!r}"
+            continue
+        if name != (records.CONFIG if isinstance(record, ConfigRecord) else records.METRICS):
+            return f"the record {name!r}"
+        for key, value in record.items():
+            kind = known.get((name, key))
+            if kind is None:
+                return f"the key {key!r} in {name!r}"
+            if type(value) is not kind:
+                return f"a {type(value).__name__} under {key!r}, which is of type {kind.__name__}"
+    return ""
+
+
 def unpack_settings(content: RecordDict) -> Settings:
-    return Settings.from_mapping(json.loads(str(content.config_records[records.CONFIG][records.SETTINGS])))
+    """**Raises** `SettingsError` for text that is too long, no JSON, or no settings."""
+    text = str(content.config_records[records.CONFIG][records.SETTINGS])
+    if len(text) > LONGEST_SETTINGS:
+        raise SettingsError(f"settings must be at most {LONGEST_SETTINGS} characters of JSON; got {len(text)}")
+    try:
+        return Settings.from_mapping(json.loads(text))
+    except FedmedgenError:
+        raise
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise SettingsError(f"settings must be a JSON object of settings; reading them gave: {error}") from error
 
 
 def unpack_request(content: RecordDict) -> Request:
+    """**Raises** `PolicyError` or `SettingsError` for what is no request."""
     config = content.config_records[records.CONFIG]
-    return Request(
-        run=str(config[records.RUN]),
-        stage=str(config[records.STAGE]),
-        round=int(str(config[records.SERVER_ROUND])),
-        settings=unpack_settings(content),
-        noise_multiplier=float(str(config[records.NOISE_MULTIPLIER])),
-        proximal_mu=float(str(config.get(records.PROXIMAL_MU, 0.0))),
-        arrays=unpack_arrays(content.array_records[records.ARRAYS]),
-    )
+    run, noise = str(config[records.RUN]), float(str(config[records.NOISE_MULTIPLIER]))
+    number, pull = int(str(config[records.SERVER_ROUND])), float(str(config.get(records.PROXIMAL_MU, 0.0)))
+    if not (0 < len(run) <= LONGEST_NAME and run.isprintable()):
+        raise PolicyError(f"the run's name must be 1 to {LONGEST_NAME} printable characters; got {run[:40]!r}")
+    if not 0 <= pull <= LARGEST_RATE:
+        raise PolicyError(f"proximal-mu must be from 0 to {LARGEST_RATE:g}; got {pull}")
+    try:
+        arrays = unpack_arrays(content.array_records[records.ARRAYS])
+    except Exception as error:
+        raise PolicyError(f"the request's arrays can't be read: {error}") from error
+    return Request(run, str(config[records.STAGE]), number, unpack_settings(content), noise, pull, arrays)
 
 
-def pack_reply(reply: Reply) -> RecordDict:
+def pack_reply(reply: Checked) -> RecordDict:
     """A reply that has passed the egress check, as the records that travel."""
     parts: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {records.CONFIG: ConfigRecord(dict(reply.config))}
     if reply.metrics:

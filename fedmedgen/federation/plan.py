@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.privacy import accountant
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
@@ -74,6 +75,17 @@ def plan(settings: Settings, *, noise: float, patients: int, labelled: int) -> P
         ),
         delta=settings.privacy.delta,
     )
+
+
+def check_claim(settings: Settings, agreed: Plan) -> None:
+    """Hold the noise that came with a request against what the same request promises; noise is the server's word.
+
+    **Raises** `PolicyError` if the plan, whole schedule and all stages, costs more than the study's own epsilon.
+    """
+    try:
+        agreed.require_within(settings.privacy.epsilon)
+    except BudgetError as error:
+        raise PolicyError(f"the request's noise doesn't keep the epsilon that it claims: {error}") from error
 
 
 def rounded_up(count: int) -> int:

@@ -119,7 +119,7 @@ def for_real_sites(settings: Settings) -> Settings:
 def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, stage: str = GENERATOR) -> None:
     """Refuse, before anything is built or read, a request outside the site's limits.
 
-    Learning rates are bounded for sense alone: they work on sums already released, so no value of them touches the promise.
+    Learning rates are bounded for sense alone: they work on what was released, so no value of them touches the promise.
 
     **Raises** `PolicyError` naming the limit, what was asked, and that only the site's own file can change it.
     """

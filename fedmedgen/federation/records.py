@@ -1,8 +1,10 @@
-"""Every key that crosses the wire, each with its privacy status; what isn't listed can't be sent.
+"""Every key that crosses the wire, each with its privacy status; what isn't listed can't be sent, nor asked.
 
-A message holds at most one record of arrays, one of metrics and one of text under the three record names.
+A message holds at most one record of arrays, one of metrics and one of text under the three record names. The names of
+arrays aren't listed here: they are those of the trainable parameters of the network that the request describes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,6 +19,7 @@ WEIGHT = "num-examples"
 PATIENTS = "patients-declared"
 LABELLED = "labelled-declared"
 LOSS = "loss"
+SIMULATION = "simulation"
 
 RUN = "run"
 STAGE = "stage"
@@ -41,7 +44,8 @@ STATUSES = (
 class Privacy(Enum):
     """Why a value may leave a site."""
 
-    PUBLIC = "fixed without looking at the data, by a person or the study"
+    ASKED = "a server's words to a site: no patient is in them, and the site's policy bounds them"
+    PUBLIC = "fixed without looking at the data, by a person: leaves as it stands in the site's policy"
     RELEASE = "an output of the mechanism in the ledger"
     CODE = "a word from a fixed list"
     SIMULATION = "computed from patients: leaves only where the site's own policy says the data are public"
@@ -49,7 +53,7 @@ class Privacy(Enum):
 
 @dataclass(frozen=True)
 class Listed:
-    """One key that may leave a site."""
+    """One key that may leave a site, or reach it."""
 
     record: str
     key: str
@@ -61,8 +65,24 @@ OUTGOING = (
     Listed(CONFIG, SITE, str, Privacy.PUBLIC),
     Listed(CONFIG, STATUS, str, Privacy.CODE),
     Listed(CONFIG, UNIT, str, Privacy.PUBLIC),
+    Listed(CONFIG, SIMULATION, str, Privacy.PUBLIC),
     Listed(METRICS, WEIGHT, float, Privacy.PUBLIC),
     Listed(METRICS, PATIENTS, float, Privacy.PUBLIC),
     Listed(METRICS, LABELLED, float, Privacy.PUBLIC),
     Listed(METRICS, LOSS, float, Privacy.SIMULATION),
 )
+
+QUERY = "query"
+TRAIN = "train"
+INCOMING: Mapping[str, tuple[Listed, ...]] = {
+    QUERY: (Listed(CONFIG, SETTINGS, str, Privacy.ASKED),),
+    TRAIN: (
+        Listed(CONFIG, RUN, str, Privacy.ASKED),
+        Listed(CONFIG, STAGE, str, Privacy.ASKED),
+        Listed(CONFIG, SERVER_ROUND, int, Privacy.ASKED),
+        Listed(CONFIG, SETTINGS, str, Privacy.ASKED),
+        Listed(CONFIG, NOISE_MULTIPLIER, float, Privacy.ASKED),
+        Listed(CONFIG, PROXIMAL_MU, float, Privacy.ASKED),
+    ),
+}
+WITH_ARRAYS = (TRAIN,)  # the types of messages that may hold arrays

@@ -23,8 +23,11 @@ COARSEST = 1e-3
 MOST_CELLS = 1e5  # over the range of the total loss: hopeless requests are answered fast, by a larger bound
 MOST_STEPS = 1_000_000
 HOPELESS = 0.1  # an interval this wide means an epsilon in the thousands: called infinite
+ROUND_OFF = 2.0**-52  # of delta, for each step: the Fourier transforms' own error stays below half of it
 ROUGH = 5.0  # times coarser, for the search
 HIGHEST_NOISE = 1e5
+NEARLY_ALL = 0.995
+ANY_RATE = "epsilon alone would allow almost any rate"
 
 
 def epsilon(parts: Parts, delta: float) -> float:
@@ -49,19 +52,36 @@ def epsilon_rdp(parts: Parts, delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def calibrate(parts: Unscaled, *, epsilon: float, delta: float) -> float:
-    """The smallest noise multiplier, to 0.1 %, that serves all parts within the target.
+def calibrate(parts: Unscaled, *, epsilon: float, delta: float, fixed: Parts = ()) -> float:
+    """The smallest noise multiplier, to 0.1 %, that serves all parts, beside stages of fixed noise, within the target.
 
     **Raises** `PrivacyError` if no noise multiplier up to 100,000 does.
-    **Guarantee** The accountant's epsilon at the result is never above the target.
+    **Guarantee** The accountant's epsilon of everything at the result is never above the target.
     """
     require(epsilon > 0 and math.isfinite(epsilon), "epsilon", epsilon, "a finite number above 0")
     require(0 < delta < 1, "delta", delta, "between 0 and 1")
+    alone = _epsilon(_merged(fixed), delta, 1.0)
+    if alone > epsilon:
+        raise PrivacyError(
+            f"the stages of fixed noise alone cost epsilon {alone:.4g} of {epsilon:g}: nothing is left for the rest; "
+            "raise their noise or epsilon"
+        )
 
     def at(noise: float, grid: float) -> float:
-        return _epsilon(_merged(tuple((rate, noise, steps) for rate, steps in parts)), delta, grid)
+        return _epsilon(_merged(fixed + tuple((rate, noise, steps) for rate, steps in parts)), delta, grid)
 
     return calibrated(at, epsilon)
+
+
+def scale_needed(parts: Parts, *, epsilon: float, delta: float) -> float:
+    """The smallest common factor, to 0.1 %, on all noise multipliers that brings the parts within the target."""
+    least = min(noise for _, noise, _ in parts)
+
+    def at(noise: float, grid: float) -> float:
+        scaled = tuple((rate, noise * (own / least), steps) for rate, own, steps in parts)
+        return _epsilon(_merged(scaled), delta, grid)
+
+    return calibrated(at, epsilon) / least
 
 
 def calibrated(epsilon_at: Callable[[float, float], float], target: float) -> float:
@@ -97,11 +117,17 @@ def risk_words(epsilon: float, delta: float) -> str:
     if epsilon <= 0:
         return "nothing was released, so an attacker learns nothing"
     usual = 1.0 - float(get_beta_from_gdp(_gaussian_mu(epsilon, delta), alpha=0.01))
-    worst = 1.0 - float(get_beta_from_adp(epsilon, delta, alpha=0.01))
+    worst = worst_true_positive_rate(epsilon, delta)
+    bound = f"no mechanism of this epsilon allows more than {worst:.1%}" if worst < NEARLY_ALL else ANY_RATE
     return (
         f"an attacker who accepts 1 % false alarms recognises that a patient took part in {usual:.1%} of cases "
-        f"(Gaussian noise of this epsilon; no mechanism of this epsilon allows more than {worst:.1%})"
+        f"(Gaussian noise of this epsilon; {bound})"
     )
+
+
+def worst_true_positive_rate(epsilon: float, delta: float, *, false_positive_rate: float = 0.01) -> float:
+    """The most that (epsilon, delta) alone allows the best attacker, whatever the mechanism and its order."""
+    return 1.0 - float(get_beta_from_adp(epsilon, delta, alpha=false_positive_rate))
 
 
 @lru_cache(maxsize=512)
@@ -110,7 +136,10 @@ def _epsilon(parts: Parts, delta: float, grid: float) -> float:
         return 0.0
     if _interval(parts, grid) > HOPELESS:
         return math.inf
-    return max(0.0, float(_composed(parts, grid).get_epsilon_for_delta(delta)))
+    resolved = delta - ROUND_OFF * sum(steps for _, _, steps in parts)
+    if resolved <= 0:
+        return math.inf
+    return max(0.0, float(_composed(parts, grid).get_epsilon_for_delta(resolved)))
 
 
 def _interval(parts: Parts, grid: float) -> float:

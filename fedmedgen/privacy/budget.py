@@ -1,5 +1,6 @@
 """A plan: all stages of one run with their noise, and the epsilon that follows from them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ from fedmedgen.privacy import accountant
 from fedmedgen.privacy.chain import digest_of
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.schema import from_mapping, require
+
+ROUNDING = 1e-9  # relative: a target written in decimals isn't missed by its last bit
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,31 @@ class Plan:
                 )
         return accountant.epsilon(self._parts(steps_by_stage), self.delta)
 
+    def require_within(self, epsilon: float) -> None:
+        """Hold the plan against a budget at its own delta.
+
+        **Raises** `BudgetError` with what the plan costs, how many of its steps fit, and the noise that all would need.
+        """
+        if self.epsilon <= epsilon * (1 + ROUNDING):
+            return
+        total = sum(stage.steps for stage in self.stages)
+        factor = accountant.scale_needed(self.parts, epsilon=epsilon, delta=self.delta)
+        asked = ", ".join(f"{s.name} {s.steps} at noise {s.noise_multiplier:.4g}" for s in self.stages)
+        needed = ", ".join(f"{s.name} {_up(factor * s.noise_multiplier)}" for s in self.stages)
+        raise BudgetError(
+            f"the plan's steps ({asked}) cost epsilon {self.epsilon:.4g} at delta {self.delta:g}; {epsilon:.4g} is "
+            f"allowed: at this noise the first {self.steps_within(epsilon)} of {total} steps fit, "
+            f"or all with noise multipliers of at least {needed}"
+        )
+
+    def steps_within(self, epsilon: float) -> int:
+        """How many of the plan's steps, its stages in order, stay within `epsilon`."""
+        fits, over = 0, sum(stage.steps for stage in self.stages) + 1
+        while over - fits > 1:
+            middle = (fits + over) // 2
+            fits, over = (middle, over) if self.epsilon_after(self._first(middle)) <= epsilon else (fits, middle)
+        return fits
+
     @property
     def parts(self) -> accountant.Parts:
         """The plan as the accountant composes it: (sample rate, noise multiplier, steps) of each stage."""
@@ -62,5 +90,17 @@ class Plan:
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Plan":
         return from_mapping(cls, mapping, "plan")
 
+    def _first(self, steps: int) -> dict[str, int]:
+        """The plan's first so many steps, by stage."""
+        taken: dict[str, int] = {}
+        for stage in self.stages:
+            taken[stage.name] = min(stage.steps, steps - sum(taken.values()))
+        return taken
+
     def _parts(self, steps: Mapping[str, int]) -> accountant.Parts:
         return tuple((s.sample_rate, s.noise_multiplier, steps.get(s.name, 0)) for s in self.stages)
+
+
+def _up(noise: float) -> str:
+    """A noise multiplier in three decimals, never rounded below what is needed."""
+    return f"{math.ceil(noise * 1000) / 1000:g}"

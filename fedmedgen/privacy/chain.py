@@ -1,4 +1,4 @@
-"""The ledger's bytes: chained JSON lines with a MAC each, the head that pins their number, and torn last lines.
+"""The ledger's bytes: chained JSON lines with a MAC each, torn last lines, and whether a head fits them.
 
 A line is `{"n":1,"prev":MAC of the line before,"event":…,…,"mac":MAC}`: the MAC is HMAC-SHA256 under the site's key
 over the line's exact bytes without its own `,"mac":"…"`. Standard library only.
@@ -7,17 +7,16 @@ over the line's exact bytes without its own `,"mac":"…"`. Standard library onl
 import hashlib
 import hmac
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fedmedgen.errors import LedgerError
 
 START = "0" * 64  # what stands for the MAC before the first line
-TAIL = re.compile(rb',"mac":"([0-9a-f]{64})"\}$')
+TAIL = re.compile(rb',"mac":"[0-9a-f]{64}"\}')
+MAC_BYTES = 74  # of a line, its own MAC
 
 
 def canonical(mapping: Mapping[str, Any]) -> bytes:
@@ -46,40 +45,50 @@ class Chain:
     head: Head
     torn: bytes
     lacks_newline: bool  # the last event is whole but its line isn't ended
-    last_line: int  # where the torn bytes begin, counted in the file's lines from 1
+    last_line: int  # where the torn bytes begin, or would, counted in the file's lines from 1
+    data: bytes  # all of the above as it was read
+
+    @property
+    def clean(self) -> bool:
+        """Whether every byte belongs to a checked line."""
+        return not self.torn and not self.lacks_newline
 
 
 def sealed_line(event: Mapping[str, Any], head: Head, key: bytes) -> tuple[bytes, Head]:
     """The event as the next line after `head`, with its newline, and the new head."""
     fields = {"n": head.count + 1, "prev": head.mac, **event}
     body = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
-    mac = hmac.new(key, body, hashlib.sha256).hexdigest()
+    mac = hmac.digest(key, body, "sha256").hex()
     return body[:-1] + f',"mac":"{mac}"}}\n'.encode(), Head(head.count + 1, mac)
 
 
-def read_chain(data: bytes, key: bytes | None) -> Chain:
+def read_chain(data: bytes, key: bytes | None, known: Chain | None = None) -> Chain:
     """Read and check every line; without a key the links are checked but not the MACs.
 
-    What follows the last whole line is given back as torn: whether it may be is for `check_head` to say.
+    Lines byte for byte those of `known`, a chain read under the same key, are not checked a second time. What follows
+    the last whole line is given back as torn: whether it may be is for `check_head` to say.
 
-    **Raises** `LedgerError` naming a broken line that whole lines follow.
+    **Raises** `LedgerError` naming a line that was changed: one that whole lines follow, or that is whole itself.
     """
-    *ended, rest = data.split(b"\n")
-    events: list[Mapping[str, Any]] = []
-    head, torn, torn_at = Head(0, START), list[bytes](), 0
-    for number, line in enumerate(ended, 1):
+    first, events, head = 1, list[Mapping[str, Any]](), Head(0, START)
+    lines = data.split(b"\n")
+    if known is not None and known.clean and data.startswith(known.data):
+        first, events, head = known.last_line, list(known.events), known.head
+        lines = data[len(known.data) :].split(b"\n")
+    torn, torn_at, final = list[bytes](), 0, first + len(lines) - 1
+    for number, line in enumerate(lines, first):
         event = _opened(line, head, key)
-        if event is None:
-            torn, torn_at = [*torn, line], torn_at or number
-            continue
-        if (event["event"] == "torn") != bool(torn) or (torn and event["sha256"] != _hash(torn)):
+        if event is not None:
+            if (event["event"] == "torn") != bool(torn) or (torn and event["sha256"] != _hash(torn)):
+                raise broken(torn_at or number)
+            events.append(event)
+            head, torn, torn_at = Head(head.count + 1, _mac(line)), [], 0
+        elif _looks_whole(line):
             raise broken(torn_at or number)
-        events.append(event)
-        head, torn, torn_at = Head(head.count + 1, _mac(line)), [], 0
-    last = _opened(rest, head, key) if rest and not torn else None
-    if last is not None and last["event"] != "torn":
-        return Chain((*events, last), Head(head.count + 1, _mac(rest)), b"", True, len(ended) + 1)
-    return Chain(tuple(events), head, b"\n".join([*torn, rest]), False, torn_at or len(ended) + 1)
+        elif line or torn or number < final:
+            torn, torn_at = [*torn, line], torn_at or number
+    lacks_newline = bool(lines[-1]) and not torn
+    return Chain(tuple(events), head, b"\n".join(torn), lacks_newline, torn_at or final + lacks_newline, data)
 
 
 def mending_event(torn: bytes, cost: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def check_head(chain: Chain, head: Head | None) -> None:
     """
     pinned = head or Head(0, START)
     count = chain.head.count
-    if chain.torn and (count < pinned.count or (head is None and b"\n" in chain.torn)):
+    if chain.torn and count < pinned.count:
         raise broken(chain.last_line)
     if count < pinned.count:
         raise LedgerError(
@@ -111,46 +120,6 @@ def check_head(chain: Chain, head: Head | None) -> None:
         raise LedgerError(f"line {pinned.count} of the ledger isn't the one its head was written for: another chain")
 
 
-def read_head(path: Path, key: bytes | None) -> Head | None:
-    """The head, or None where there is no file.
-
-    **Raises** `LedgerError` if it is broken or not under this key.
-    """
-    if not path.exists():
-        return None
-    try:
-        fields = json.loads(path.read_bytes())
-        head, seal = Head(int(fields["count"]), str(fields["last"])), str(fields["seal"])
-    except (ValueError, KeyError, TypeError) as fault:
-        raise LedgerError("the ledger's head can't be read: expected count, last and seal as JSON") from fault
-    if key is not None and not hmac.compare_digest(seal, _seal(head, key)):
-        raise LedgerError("the ledger's head was not written under this key: give the site's own key")
-    return head
-
-
-def write_head(path: Path, head: Head, key: bytes) -> None:
-    """Replace the head atomically and fsync it."""
-    fields = {"count": head.count, "last": head.mac, "seal": _seal(head, key)}
-    fresh = path.with_name(path.name + ".new")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(handle, json.dumps(fields).encode() + b"\n")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    fresh.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new or renamed file's entry survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def broken(line: int) -> LedgerError:
     """The refusal of a line that was changed."""
     return LedgerError(
@@ -161,11 +130,10 @@ def broken(line: int) -> LedgerError:
 
 def _opened(line: bytes, head: Head, key: bytes | None) -> Mapping[str, Any] | None:
     """The event of a whole line that follows `head`, or None."""
-    tail = TAIL.search(line)
-    if tail is None:
+    if not _looks_whole(line):
         return None
-    body = line[: tail.start()] + b"}"
-    if key is not None and not hmac.compare_digest(_mac(line), hmac.new(key, body, hashlib.sha256).hexdigest()):
+    body = line[:-MAC_BYTES] + b"}"
+    if key is not None and not hmac.compare_digest(_mac(line), hmac.digest(key, body, "sha256").hex()):
         return None
     try:
         event = json.loads(body)
@@ -175,13 +143,14 @@ def _opened(line: bytes, head: Head, key: bytes | None) -> Mapping[str, Any] | N
     return event if follows and "event" in event else None
 
 
+def _looks_whole(line: bytes) -> bool:
+    """Whether the line ends as a whole one does: no crash cuts it so, but a power cut may leave zeros within."""
+    return TAIL.fullmatch(line[-MAC_BYTES:]) is not None and b"\0" not in line
+
+
 def _mac(line: bytes) -> str:
     return line[-66:-2].decode()
 
 
 def _hash(pieces: list[bytes]) -> str:
     return hashlib.sha256(b"\n".join(pieces)).hexdigest()
-
-
-def _seal(head: Head, key: bytes) -> str:
-    return hmac.new(key, f"head {head.count} {head.mac}".encode(), hashlib.sha256).hexdigest()

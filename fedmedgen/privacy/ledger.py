@@ -8,7 +8,6 @@ import fcntl
 import logging
 import math
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,11 +21,10 @@ from fedmedgen.privacy.chain import (
     digest_of,
     mending_event,
     read_chain,
-    read_head,
     sealed_line,
-    sync_folder,
-    write_head,
 )
+from fedmedgen.privacy.head import draft_head, make_folder, read_head, settle_head, sync_folder, unwritable
+from fedmedgen.privacy.site_key import load_key, load_or_create_key
 from fedmedgen.privacy.spending import Limit, Spending, replay, torn_cost
 
 __all__ = ["Ledger", "Limit", "head_beside", "load_key", "load_or_create_key", "spending_in"]
@@ -34,49 +32,14 @@ __all__ = ["Ledger", "Limit", "head_beside", "load_key", "load_or_create_key", "
 logger = logging.getLogger(__name__)
 
 ROUNDING = 1e-9  # relative: sums of decimal epsilons don't fail by their last bit
+REMEMBERED = 64  # ledgers
+
+_checked: dict[tuple[Path, bytes | None], Chain] = {}  # by this process, under this key
 
 
 def head_beside(path: Path) -> Path:
     """Where the head of a ledger is kept unless the policy says otherwise."""
     return path.with_suffix(".head")
-
-
-def load_or_create_key(path: Path) -> bytes:
-    """The site's ledger key, made from the operating system's entropy the first time.
-
-    **Raises** `LedgerError` if others can read the file, or it isn't 64 hexadecimal digits.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(fresh, path)
-        fresh.unlink()
-        sync_folder(path.parent)
-    return load_key(path)
-
-
-def load_key(path: Path) -> bytes:
-    """The key in `path`.
-
-    **Raises** `LedgerError` if others can read the file, or it isn't 64 hexadecimal digits.
-    """
-    mode = path.stat().st_mode & 0o777
-    if mode & 0o077:
-        raise LedgerError(f"the ledger key must be readable by its owner only; its mode is {mode:o}: chmod 600 it")
-    text = path.read_text().strip()
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise LedgerError(f"the ledger key must be 64 hexadecimal digits; got {len(text)} characters: not a key file")
-    return key
 
 
 def spending_in(path: Path, *, key: bytes | None, head_path: Path | None) -> Spending:
@@ -92,12 +55,21 @@ def spending_in(path: Path, *, key: bytes | None, head_path: Path | None) -> Spe
             data, pinned = file.read(), read_head(head_path, key) if head_path else None
     elif head_path:
         pinned = read_head(head_path, key)
-    chain = read_chain(data, key)
-    if head_path or b"\n" in chain.torn:
+    chain = _read(path, data, key)
+    if head_path:
         check_head(chain, pinned)
     spending = replay(chain.events)
     spending.add_torn(torn_cost(chain.torn) if chain.torn else None)
     return spending
+
+
+def _read(path: Path, data: bytes, key: bytes | None) -> Chain:
+    """The chain; what this process has checked before, byte for byte, is not checked again."""
+    chain = read_chain(data, key, _checked.pop((path, key), None))
+    if len(_checked) >= REMEMBERED:
+        _checked.clear()
+    _checked[path, key] = chain
+    return chain
 
 
 class Ledger:
@@ -148,12 +120,14 @@ class Ledger:
             writer.append({**event, "request": request})
 
     def complete(self, request: str, reply_hash: str) -> None:
-        """Note that the reply to a reserved request is stored and may be sent again, free.
+        """Note that the reply to a reserved request is stored and may be sent again, free; noting it twice is no harm.
 
         **Raises** `LedgerError` if nothing is reserved for the request.
         """
         with self._locked() as writer:
             state = writer.spending.requests.get(request, "unknown")
+            if writer.spending.replies.get(request) == reply_hash:
+                return
             if state != "reserved":
                 raise LedgerError(f"only a reserved request can be completed; this one is {state}: reserve it first")
             writer.append({"event": "complete", "request": request, "reply": reply_hash})
@@ -173,18 +147,32 @@ class Ledger:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator["_Writer"]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = self._opened()
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             pinned = read_head(self._head_path, self._key)
-            chain = read_chain(_whole(handle), self._key)
+            chain = _read(self._path, _whole(handle), self._key)
             check_head(chain, pinned)
             writer = _Writer(handle, self._head_path, self._key, chain)
             writer.mend(pinned)
             yield writer
         finally:
             os.close(handle)
+
+    def _opened(self) -> int:
+        """The ledger's file, made together with its folder and the head's where they aren't there yet."""
+        place = self._head_path.parent
+        try:
+            make_folder(place)
+            place = self._path
+            make_folder(place.parent)
+            is_new = not place.exists()
+            handle = os.open(place, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            if is_new:
+                sync_folder(place.parent)
+        except OSError as fault:
+            raise unwritable(place, fault) from fault
+        return handle
 
 
 class _Writer:
@@ -201,18 +189,21 @@ class _Writer:
         if self._chain.lacks_newline:
             _write(self._handle, b"\n")
         if self._head.count and pinned != self._head:
-            write_head(self._head_path, self._head, self._key)
+            settle_head(draft_head(self._head_path, self._head, self._key), self._head_path)
         if self._chain.torn:
             cost = torn_cost(self._chain.torn)
-            logger.warning("the ledger's last line was torn by a crash; it is counted as %s", dict(cost))
+            logger.warning(
+                "line %d of the ledger was torn by a crash; it is counted as %s", self._chain.last_line, dict(cost)
+            )
             self.append(mending_event(self._chain.torn, cost), before=b"\n")
             self.spending.add_torn(cost)
 
     def append(self, event: Mapping[str, Any], before: bytes = b"") -> None:
-        """Write and sync one event, then the head."""
+        """Write and sync one event, then the head, whose draft shows first whether it can be written."""
         line, head = sealed_line({**event, "at": int(time.time())}, self._head, self._key)
+        draft = draft_head(self._head_path, head, self._key)
         _write(self._handle, before + line)
-        write_head(self._head_path, head, self._key)
+        settle_head(draft, self._head_path)
         self._head = head
 
 

@@ -15,6 +15,7 @@ from fedmedgen.privacy.per_patient import (
     LossPerRow,
     Rows,
     add_clipped,
+    known_precision,
     num_rows,
     refuse_batch_statistics,
     row_losses,
@@ -28,11 +29,15 @@ class OpacusEngine:
     """Row gradients by Opacus' hooks, averaged by patient and clipped by the same code as the reference.
 
     Rows of whole patients are taken together up to `max_rows`: memory grows with that many copies of the parameters.
+    Every batch is filled up to exactly `max_rows` rows, since kernels round differently by the size of a batch: a
+    patient who comes would move the rounding of all who share hers. One with more rows is a batch alone. Where the
+    place in a batch matters too, as in layers whose width isn't a multiple of four, the self-check refuses the model.
     """
 
-    def __init__(self, model: nn.Module, loss: LossPerRow, max_rows: int = 64) -> None:
+    def __init__(self, model: nn.Module, loss: LossPerRow, max_rows: int = 64, *, precision: str = "fp32") -> None:
         refuse_batch_statistics(model)
         self._model, self._loss, self._max_rows = model, loss, max_rows
+        self._precision = known_precision(precision)
 
     def clipped_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
         total = zeros_like_parameters(trainable(self._model))
@@ -41,28 +46,28 @@ class OpacusEngine:
             return total
         with training_mode(self._model), _hooked(self._model):
             for chunk in _chunks(present, self._max_rows):
-                add_clipped(total, self._by_patient(chunk), clip_norm)
+                per_row = self._row_gradients(_joined(chunk, self._max_rows))
+                start = 0
+                for rows in chunk:
+                    end = start + num_rows(rows)
+                    add_clipped(
+                        total, [part[start:end].mean(dim=0, dtype=torch.float64) for part in per_row], clip_norm
+                    )
+                    start = end
         return total
 
-    def _by_patient(self, chunk: Sequence[Rows]) -> list[Tensor]:
-        """Each patient's gradient of her mean loss: `[patients, *parameter]` per parameter."""
-        counts = torch.tensor([num_rows(rows) for rows in chunk])
-        joined = {key: torch.cat([rows[key] for rows in chunk]) for key in chunk[0]}
-        device = next(iter(joined.values())).device
-        patient = torch.repeat_interleave(torch.arange(len(chunk)), counts).to(device)
-        total = row_losses(self._model, self._loss, joined).sum()
+    def _row_gradients(self, rows: Rows) -> list[Tensor]:
+        """The gradient of each row's loss: `[rows, *parameter]` per parameter."""
+        total = row_losses(self._model, self._loss, rows, self._precision).sum()
         with warnings.catch_warnings():
             # Right for layers at the door of the network: rows need no gradient themselves.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.autograd.backward(total)
-        out = []
-        for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad:
-                per_row = _take_row_gradients(name, parameter, rows=len(patient))
-                mean = torch.zeros(len(chunk), *parameter.shape, device=device)
-                mean.index_add_(0, patient, per_row)  # adds rows, so a value that isn't finite stays with its patient
-                out.append(mean / counts.to(device).reshape(-1, *[1] * parameter.dim()))
-        return out
+        return [
+            _take_row_gradients(name, parameter, rows=num_rows(rows))
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        ]
 
 
 @contextlib.contextmanager
@@ -117,6 +122,13 @@ def _chunks(patients: Sequence[Rows], max_rows: int) -> Iterator[list[Rows]]:
     yield chunk
 
 
+def _joined(patients: Sequence[Rows], max_rows: int) -> dict[str, Tensor]:
+    """All rows in turn, and copies of the last up to `max_rows`."""
+    joined = {key: torch.cat([rows[key] for rows in patients]) for key in patients[0]}
+    filling = max(0, max_rows - num_rows(joined))
+    return {key: torch.cat([value, value[-1:].expand(filling, *value.shape[1:])]) for key, value in joined.items()}
+
+
 def _take_row_gradients(name: str, parameter: nn.Parameter, *, rows: int) -> Tensor:
     """The parameter's row gradients, freed from the parameter.
 
@@ -130,4 +142,4 @@ def _take_row_gradients(name: str, parameter: nn.Parameter, *, rows: int) -> Ten
         return torch.zeros(rows, *parameter.shape, device=parameter.device)
     if not isinstance(found, Tensor) or found.shape[0] != rows:
         raise PrivacyError(f"Opacus' hooks gave no gradient per row for {name}: use privacy.engine=reference")
-    return found.detach().to(torch.float32)
+    return found.detach()

@@ -14,6 +14,8 @@ from fedmedgen.errors import PrivacyError
 Rows = Mapping[str, Tensor]  # tensors of equal first dimension: one patient's draws
 LossPerRow = Callable[[nn.Module, dict[str, Tensor]], Tensor]  # -> [rows]; all randomness is in the rows
 
+PRECISIONS = ("fp32", "bf16")
+
 
 class Engine(Protocol):
     """Something that sums clipped per-patient gradients."""
@@ -21,9 +23,10 @@ class Engine(Protocol):
     def clipped_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
         """The sum over patients of the gradient of the mean loss over each one's rows, clipped to `clip_norm`.
 
-        **Shapes** One float32 tensor per trainable parameter, in the order of `model.parameters()`.
-        **Guarantee** Adding or removing a patient changes the sum by at most `clip_norm` * (1 + 1e-5) in l2 norm; a
-        patient whose gradient isn't finite, or who has no rows, contributes zero; no patients give zeros.
+        **Shapes** One float64 tensor per trainable parameter, in the order of `model.parameters()`.
+        **Guarantee** Adding or removing a patient changes the sum by at most `clip_norm` * (1 + 1e-5) in l2 norm,
+        however many the others are: her rows move nobody else's part. A patient whose gradient isn't finite, or who
+        has no rows, contributes zero; no patients give zeros.
         """
         ...
 
@@ -31,9 +34,9 @@ class Engine(Protocol):
 class ReferenceEngine:
     """One patient at a time, her rows as the batch: always right, and as fast as any from 8 rows on."""
 
-    def __init__(self, model: nn.Module, loss: LossPerRow) -> None:
+    def __init__(self, model: nn.Module, loss: LossPerRow, *, precision: str = "fp32") -> None:
         refuse_batch_statistics(model)
-        self._model, self._loss = model, loss
+        self._model, self._loss, self._precision = model, loss, known_precision(precision)
 
     def clipped_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
         parameters = trainable(self._model)
@@ -42,40 +45,38 @@ class ReferenceEngine:
             for rows in patients:
                 if num_rows(rows) == 0:
                     continue
-                mean = row_losses(self._model, self._loss, rows).mean()
-                add_clipped(total, [g.unsqueeze(0) for g in _gradient(mean, parameters)], clip_norm)
+                mean = row_losses(self._model, self._loss, rows, self._precision).mean()
+                add_clipped(total, _gradient(mean, parameters), clip_norm)
         return total
 
 
-def make_engine(name: str, model: nn.Module, loss: LossPerRow) -> Engine:
-    """The engine called `name`: "reference" or "opacus"."""
+def make_engine(name: str, model: nn.Module, loss: LossPerRow, *, precision: str = "fp32") -> Engine:
+    """The engine called `name`, "reference" or "opacus", with gradients computed in `precision`, "fp32" or "bf16".
+
+    In bf16 the weights stay float32 and torch chooses, layer by layer, what runs in bfloat16.
+    """
     if name == "reference":
-        return ReferenceEngine(model, loss)
+        return ReferenceEngine(model, loss, precision=precision)
     if name == "opacus":
         from fedmedgen.privacy.opacus_engine import OpacusEngine
 
-        return OpacusEngine(model, loss)
+        return OpacusEngine(model, loss, precision=precision)
     raise PrivacyError(f"the engine must be 'reference' or 'opacus'; got {name!r}")
 
 
-def add_clipped(total: list[Tensor], gradients: Sequence[Tensor], clip_norm: float) -> None:
-    """Clip the gradients of several patients and add them to `total` in place.
+def add_clipped(total: Sequence[Tensor], gradient: Sequence[Tensor], clip_norm: float) -> None:
+    """Clip one patient's gradient, of any floating type, and add it to the float64 `total` in place.
 
-    **Shapes** `gradients`: one `[patients, *parameter]` per parameter.
-    **Guarantee** Norms are taken, in double precision, from the very float32 tensors that are summed; a patient with a
-    value that isn't finite is left out of the sum.
+    **Guarantee** The norm is taken, in double precision, from the very tensors that are summed; a gradient with a value
+    that isn't finite is left out of the sum.
     """
     if not (math.isfinite(clip_norm) and clip_norm > 0):
         raise PrivacyError(f"the clip norm must be a finite number above 0; got {clip_norm!r}")
-    flat = [gradient.detach().to(torch.float32).flatten(1) for gradient in gradients]
-    norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in flat]).norm(dim=0)
-    kept = torch.isfinite(norms).nonzero().flatten()
-    if kept.numel() == 0:
+    norm = float(torch.stack([torch.linalg.vector_norm(own, dtype=torch.float64) for own in gradient]).norm())
+    if not math.isfinite(norm):
         return
-    weights = (clip_norm / norms[kept].clamp(min=clip_norm)).to(torch.float32)
-    for part, gradient in zip(total, flat, strict=True):
-        finite = gradient if kept.numel() == norms.numel() else gradient[kept]
-        part += (weights @ finite).reshape(part.shape)
+    for part, own in zip(total, gradient, strict=True):
+        part.add_(own.detach().to(torch.float64), alpha=clip_norm / max(norm, clip_norm))
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -87,7 +88,8 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def zeros_like_parameters(parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(p, dtype=torch.float32, memory_format=torch.contiguous_format) for p in parameters]
+    """In double precision: rounding a sum of float32 values would depend, a little, on every patient in it."""
+    return [torch.zeros_like(p, dtype=torch.float64, memory_format=torch.contiguous_format) for p in parameters]
 
 
 def num_rows(rows: Rows) -> int:
@@ -101,15 +103,27 @@ def num_rows(rows: Rows) -> int:
     return lengths.pop()
 
 
-def row_losses(model: nn.Module, loss: LossPerRow, rows: Rows) -> Tensor:
-    """The loss of each row.
+def row_losses(model: nn.Module, loss: LossPerRow, rows: Rows, precision: str = "fp32") -> Tensor:
+    """The loss of each row, computed in `precision`.
 
     **Raises** `PrivacyError` if the loss isn't one number a row.
     """
-    losses = loss(model, dict(rows))
+    device = next(iter(rows.values())).device.type
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        losses = loss(model, dict(rows))
     if losses.shape != (num_rows(rows),):
         raise PrivacyError(f"a loss must give one value a row, [{num_rows(rows)}]; got shape {list(losses.shape)}")
     return losses
+
+
+def known_precision(precision: str) -> str:
+    """The precision itself.
+
+    **Raises** `PrivacyError` if there is none of that name.
+    """
+    if precision not in PRECISIONS:
+        raise PrivacyError(f"the precision must be 'fp32' or 'bf16'; got {precision!r}")
+    return precision
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:

@@ -46,6 +46,7 @@ class Spending:
 
     plans: dict[tuple[str, str], PlanSpending] = field(default_factory=dict)
     requests: dict[str, State] = field(default_factory=dict)
+    replies: dict[str, str] = field(default_factory=dict)  # hash of the stored reply of each complete request
     torn: list[tuple[float, float]] = field(default_factory=list)  # (epsilon, delta) of torn lines
     closed: bool = False  # a torn line's amount couldn't be read: all that remained is spent
     limit: Limit | None = None  # the policy's, when last a plan was opened
@@ -167,8 +168,10 @@ def _apply(spending: Spending, event: Mapping[str, Any]) -> None:
         plan = spending.plans[str(event["run"]), str(event["plan"])]
         plan.reserved[str(event["stage"])] += int(event["steps"])
         spending.requests[str(event["request"])] = "reserved"
+        spending.replies.pop(str(event["request"]), None)
     elif kind == "complete":
         spending.requests[str(event["request"])] = "complete"
+        spending.replies[str(event["request"])] = str(event["reply"])
     elif kind == "torn":
         spending.add_torn(event["cost"])
     else:

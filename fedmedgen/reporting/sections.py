@@ -100,7 +100,7 @@ def _epsilon_plot(record: Record) -> Figures:
     spent = tables.epsilon_lines(record.rounds)
     if not spent:
         return []
-    target = record.part("privacy").get("epsilon")
+    target = record.part("privacy").get("epsilon_target")
     panel = Panel(
         title="Epsilon over rounds",
         x_label=f"round ({', then '.join(tables.stages(record.rounds))})",

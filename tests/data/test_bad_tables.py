@@ -26,6 +26,11 @@ def table_columns(table: Path) -> None:
     _swap(table, "filename,", "file,")
 
 
+def row_unreadable(table: Path) -> None:
+    """a line whose quote is never closed"""
+    table.write_text(table.read_text() + '"z.png,0,normal,p9,train\n')
+
+
 def row_length(table: Path) -> None:
     """a line with an unquoted comma"""
     _swap(table, "b.png,1,opacity,", "b.png,1,opacity, left,")
@@ -87,6 +92,7 @@ MAKERS = {
         table_unreadable,
         table_empty,
         table_columns,
+        row_unreadable,
         row_length,
         row_without_file,
         row_outside,
@@ -102,7 +108,7 @@ MAKERS = {
 }
 LEFT = {
     **dict.fromkeys(("table-unreadable", "table-empty", "table-columns"), 0),
-    **dict.fromkeys(("row-without-file", "row-outside"), 4),
+    **dict.fromkeys(("row-unreadable", "row-without-file", "row-outside"), 4),
 }
 
 

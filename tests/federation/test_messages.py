@@ -7,9 +7,9 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedmedgen.composition import compose
-from fedmedgen.errors import ReplyError
+from fedmedgen.errors import EgressError, PolicyError, ReplyError
 from fedmedgen.federation import messages, records
-from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.egress import Checked, Reply
 from fedmedgen.federation.messages import Request
 
 
@@ -51,7 +51,7 @@ def test_a_reply_survives_the_wire() -> None:
         metrics={records.WEIGHT: 7.0},
         arrays={"a": np.ones((2, 2), np.float32)},
     )
-    again = messages.unpack_reply(messages.pack_reply(reply))
+    again = messages.unpack_reply(messages.pack_reply(Checked(reply)))
     assert (again.config, again.metrics) == (reply.config, reply.metrics)
     np.testing.assert_array_equal(again.arrays["a"], reply.arrays["a"])
 
@@ -70,3 +70,39 @@ def test_the_size_counts_arrays_words_and_numbers() -> None:
         }
     )
     assert 400 + 5 + 8 <= messages.size_of(content) < 700
+
+
+def test_what_a_simulation_may_set_is_not_sent_to_real_sites() -> None:
+    words = ["study=demo", "data.root=/the/servers/own", "fault.site=north", "ledger.root=/state", "out=/run"]
+    sent = messages.pack_settings(compose([*words, "backend=deployment"]))
+    assert not [word for word in ("servers", "north", "state", "/run") if word in sent]
+    assert "servers" in messages.pack_settings(compose(words))
+
+
+def test_every_key_of_a_request_is_listed_and_no_other_may_come(request_: Request) -> None:
+    config = messages.request_config(request_.run, request_.stage, request_.settings, request_.noise_multiplier)
+    config[records.SERVER_ROUND] = 1
+    content = RecordDict({records.CONFIG: config, records.ARRAYS: messages.pack_arrays(request_.arrays)})
+    messages.check_asked(content, "train")
+    config["seed"] = 7
+    with pytest.raises(PolicyError, match="the key 'seed'"):
+        messages.check_asked(content, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "words"),
+    [
+        ("config", ConfigRecord({"note": "patient 7"}), "the key 'note'"),
+        ("config", ConfigRecord({"status": ["done", "patient 7"]}), "a list under 'status'"),
+        ("more", ConfigRecord({"status": "done"}), "the record 'more'"),
+        ("metrics", MetricRecord({"num-examples": [1.0, 2.0]}), "a list under 'num-examples'"),
+        ("metrics", MetricRecord({"age": 61.0}), "the key 'age'"),
+        ("more", MetricRecord({"loss": 1.0}), "the record 'more'"),
+        ("config", MetricRecord({"loss": 1.0}), "the record 'config'"),
+        ("batch", messages.pack_arrays({"a": np.zeros(1, np.float32)}), "arrays under 'batch'"),
+        ("metrics", messages.pack_arrays({"a": np.zeros(1, np.float32)}), "arrays under 'metrics'"),
+    ],
+)
+def test_a_record_or_key_that_may_not_leave_is_named(name: str, record: object, words: str) -> None:
+    with pytest.raises(EgressError, match=words):
+        messages.check_answer(RecordDict({name: record}))  # type: ignore[dict-item]

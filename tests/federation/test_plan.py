@@ -1,10 +1,22 @@
 """The plan a study asks of each site keeps within what it claims."""
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
 from fedmedgen.composition import compose
-from fedmedgen.federation import plan
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.errors import PolicyError, ReplyError
+from fedmedgen.federation import local_round, plan
+from fedmedgen.federation.messages import Request
+from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.privacy import accountant
 from fedmedgen.settings import Settings
+from server import strategy
+from simulations.run import simulate
+from sites.site import Site
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +47,91 @@ def test_each_stage_has_its_own_public_denominator(settings: Settings) -> None:
 
 def test_a_public_count_is_rounded_up() -> None:
     assert [plan.rounded_up(count) for count in (0, 1, 10, 11, 506)] == [0, 10, 10, 20, 510]
+
+
+def test_noise_for_fewer_steps_is_refused_against_the_requests_own_claim(settings: Settings) -> None:
+    noise = plan.noise_multiplier(settings)
+    plan.check_claim(settings, plan.plan(settings, noise=noise, patients=100, labelled=100))
+    short = Settings.from_mapping({**settings.to_mapping(), "segmenter": {"rounds": 0}})
+    agreed = plan.plan(settings, noise=plan.noise_multiplier(short), patients=100, labelled=100)
+    with pytest.raises(PolicyError, match=r"10 is allowed: at this noise the first \d of 6 steps fit"):
+        plan.check_claim(settings, agreed)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["data.sites=2"], ["data.sites=50"], ["federation.min_sites=1"], ["federation.min_sites=40", "data.sites=40"],
+     ["federation=fedadam"], ["data.partition=even"]],
+)  # fmt: skip
+def test_neither_the_number_of_sites_nor_who_takes_part_moves_noise_or_epsilon(
+    settings: Settings, words: list[str]
+) -> None:
+    other = compose(["study=demo", "smoke=true", *words])
+    noise = plan.noise_multiplier(settings)
+    assert plan.noise_multiplier(other) == noise
+    first, second = (plan.plan(each, noise=noise, patients=100, labelled=100) for each in (settings, other))
+    assert (second.digest, second.epsilon) == (first.digest, first.epsilon)
+
+
+def site_in(folder: Path, settings: Settings, *, lifetime_epsilon: float = 10.0) -> Site:
+    """A site without cases: what it counts doesn't depend on them."""
+    policy = SitePolicy(
+        site="north", folder=str(folder), patients_declared=20, labelled_declared=20,
+        lifetime_epsilon=lifetime_epsilon, lifetime_delta=1e-5, simulation=True,
+    )  # fmt: skip
+    return Site(policy, lambda _: CaseSet((), settings.data.classes, settings.data.mask_classes))
+
+
+def ask(site: Site, settings: Settings, rounds: Sequence[int], noise: float) -> dict[str, int]:
+    """Steps in a site's ledger after a server has asked it for these rounds and used none of the replies."""
+    arrays = local_round.trainable_arrays(local_round.build_model(settings, plan.GENERATOR))
+    for number in rounds:
+        site.train(Request("run-1", plan.GENERATOR, number, settings, noise, 0.0, arrays))
+    agreed = plan.plan(settings, noise=noise, patients=20, labelled=20)
+    assert site.ledger().spent().epsilon == agreed.epsilon
+    return site.ledger().steps_reserved("run-1", agreed.digest)
+
+
+@pytest.mark.parametrize("fewer", [["segmenter.rounds=0"], ["rounds=1"]])
+def test_a_site_refuses_noise_calibrated_for_fewer_steps_before_it_spends_anything(
+    settings: Settings, tmp_path: Path, fewer: list[str]
+) -> None:
+    noise = plan.noise_multiplier(compose(["study=demo", "smoke=true", *fewer]))
+    with pytest.raises(PolicyError, match=r"doesn't keep the epsilon that it claims.* noise multipliers of at least"):
+        ask(site_in(tmp_path, settings, lifetime_epsilon=100.0), settings, [1], noise)
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize("rounds", [[1], [1, 3], [1, 2, 3]])
+def test_a_site_counts_its_own_steps_however_many_sites_take_part_and_whatever_becomes_of_its_replies(
+    tmp_path: Path, rounds: list[int]
+) -> None:
+    counted = set()
+    for sites in (2, 20):
+        study = compose(["study=demo", "smoke=true", "data.size=[16,16]", "rounds=3", f"data.sites={sites}"])
+        noise = plan.noise_multiplier(study)
+        taken = ask(site_in(tmp_path / str(sites), study), study, rounds, noise)
+        assert taken == {"generator": 2 * len(rounds), "segmenter": 0}
+        agreed = plan.plan(study, noise=noise, patients=20, labelled=20)
+        counted.add(agreed.epsilon_after(taken))
+    assert counted == {accountant.epsilon(((0.2, noise, 2 * len(rounds)),), 1e-5)}
+
+
+def test_a_site_whose_replies_were_rejected_has_spent_as_much_as_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, seen = strategy.check_reply, []
+
+    def reject_the_first(*words: object, **rest: object) -> float:
+        seen.append(words)
+        if len(seen) % 3 == 1:
+            raise ReplyError("the reply came too late to be combined")
+        return plain(*words, **rest)
+
+    monkeypatch.setattr(strategy, "check_reply", reject_the_first)
+    words = ["study=demo", "smoke=true", "evaluation.enabled=false", "emission.count=6", "data.size=[16,16]",
+             "data.phantoms.patients_per_site=12", "segmenter.rounds=0"]  # fmt: skip
+    result = json.loads((simulate(words, out=str(tmp_path / "run")) / "result.json").read_text())
+    assert [site["rounds"] for site in result["sites"].values()] == [0, 2, 2]
+    agreed = plan.plan(compose(words), noise=result["privacy"]["noise_multiplier"], patients=10, labelled=10)
+    assert {site["epsilon_run"] for site in result["sites"].values()} == {agreed.epsilon}

@@ -7,8 +7,14 @@ import pytest
 
 from fedmedgen.composition import compose
 from fedmedgen.errors import PolicyError, SettingsError
-from fedmedgen.federation import plan
-from fedmedgen.federation.policy import SitePolicy, check_plan, check_request
+from fedmedgen.federation import plan, records
+from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, for_real_sites
+from fedmedgen.settings import PhantomSettings, Settings
+
+
+def asked(*words: str) -> Settings:
+    """What a server in a deployment asks of a real site."""
+    return for_real_sites(compose(["study=demo", "data.root=/the/servers/own", *words]))
 
 
 @pytest.fixture
@@ -42,12 +48,41 @@ def policy() -> SitePolicy:
 )
 def test_a_greedy_request_is_refused(policy: SitePolicy, words: str, refusal: str) -> None:
     with pytest.raises(PolicyError, match=refusal):
-        check_request(policy, compose(["study=demo", words]), parameters=1000)
+        check_request(policy, asked(words), parameters=1000)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["data.root=/etc", "data.max_patients=1", "data.columns.patient=label", "ledger.root=/tmp", "fault.site=north"],
+)
+def test_what_only_a_simulation_may_set_is_refused_by_a_real_site_alone(policy: SitePolicy, word: str) -> None:
+    composed = compose(["study=demo", "backend=deployment", word])
+    settings = replace(composed, out="", data=replace(composed.data, public=False, phantoms=PhantomSettings()))
+    with pytest.raises(PolicyError, match=f"the request sets {word.partition('=')[0]} to"):
+        check_request(policy, settings, parameters=1)
+    check_request(replace(policy, simulation=True), settings, parameters=1)
+    check_request(policy, for_real_sites(settings), parameters=1)
+
+
+def test_real_sites_are_told_the_network_its_input_and_the_training() -> None:
+    settings = compose(["study=demo", "backend=deployment"])
+    told = for_real_sites(settings)
+    assert (told.generator, told.segmenter, told.privacy, told.rounds, told.seed) == (
+        settings.generator, settings.segmenter, settings.privacy, settings.rounds, settings.seed
+    )  # fmt: skip
+    assert (told.data.classes, told.data.mask_classes) == (settings.data.classes, settings.data.mask_classes)
+
+
+def test_public_figures_are_the_policys_own_and_each_stage_has_its_weight(policy: SitePolicy) -> None:
+    said = {records.SITE: "north", records.UNIT: "patient", records.SIMULATION: "no", records.PATIENTS: 500.0,
+            records.LABELLED: 100.0}  # fmt: skip
+    assert policy.public("generator") == {**said, records.WEIGHT: 500.0}
+    assert policy.public("segmenter") == {**said, records.WEIGHT: 100.0}
 
 
 def test_a_huge_model_is_refused(policy: SitePolicy) -> None:
     with pytest.raises(PolicyError, match="parameters"):
-        check_request(policy, compose(["study=demo"]), parameters=10**9)
+        check_request(policy, asked(), parameters=10**9)
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.499])
@@ -67,7 +102,7 @@ def test_a_plan_above_the_lifetime_epsilon_is_refused(policy: SitePolicy) -> Non
 @pytest.mark.parametrize("stage", ["segmenter", "anything"])
 def test_a_stage_that_the_study_or_the_site_lacks_is_refused(policy: SitePolicy, stage: str) -> None:
     with pytest.raises(PolicyError, match=r"stage|masks"):
-        check_request(replace(policy, labelled_declared=0), compose(["study=demo"]), parameters=1, stage=stage)
+        check_request(replace(policy, labelled_declared=0), asked(), parameters=1, stage=stage)
 
 
 def test_a_policy_that_lacks_something_says_what() -> None:
@@ -86,11 +121,20 @@ def test_only_a_simulation_may_run_without_privacy(policy: SitePolicy) -> None:
 
 
 def test_a_policy_survives_its_file_and_its_paths_start_from_there(policy: SitePolicy, tmp_path: Path) -> None:
+    policy = replace(policy, ledger_head="../other disk/head")
     policy.write(tmp_path / "policy.yaml")
-    beside = replace(policy, folder=str(tmp_path / "state"), data_root=str(tmp_path / "films"))
+    head = str(tmp_path / "../other disk/head")
+    beside = replace(policy, folder=str(tmp_path / "state"), data_root=str(tmp_path / "films"), ledger_head=head)
     assert SitePolicy.read(tmp_path / "policy.yaml") == beside
 
 
 def test_a_missing_policy_says_where_it_was_expected(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"nowhere\.yaml"):
         SitePolicy.read(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["site: [north", "\tsite: north", "north", "- north"])
+def test_a_policy_that_is_no_policy_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "policy.yaml").write_text(text)
+    with pytest.raises((PolicyError, SettingsError), match="policy"):
+        SitePolicy.read(tmp_path / "policy.yaml")

@@ -66,9 +66,9 @@ def test_the_attacker_reaches_what_is_claimed_and_no_more() -> None:
 
 
 def no_clip(monkeypatch: pytest.MonkeyPatch) -> StagePlan:
-    def add_all(total: list[Tensor], gradients: list[Tensor], clip_norm: float) -> None:
-        for part, gradient in zip(total, gradients, strict=True):
-            part += gradient.sum(dim=0)
+    def add_all(total: list[Tensor], gradient: list[Tensor], clip_norm: float) -> None:
+        for part, own in zip(total, gradient, strict=True):
+            part += own
 
     monkeypatch.setattr(per_patient, "add_clipped", add_all)
     return STAGE

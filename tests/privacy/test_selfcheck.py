@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from fedmedgen.errors import SelfCheckError
@@ -21,12 +22,14 @@ def no_mending(model: nn.Module) -> Iterator[None]:
     yield
 
 
+@pytest.mark.parametrize(("precision", "largest"), [("fp32", 5e-5), ("bf16", 0.015)])
 @pytest.mark.parametrize("engine", ["reference", "opacus"])
 def test_both_engines_pass_on_a_diffusers_network_with_norms_above_and_below_the_clip(
-    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, engine: str
+    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, engine: str, precision: str, largest: float
 ) -> None:
-    result = check_engine(engine, denoiser, loss, patients_of)
-    assert result.largest_error < 5e-5
+    result = check_engine(engine, denoiser, loss, patients_of, precision=precision)
+    assert 0 < result.largest_error < largest < result.tolerance
+    assert result.precision == precision
     assert result.rows > result.patients == 5
     high, middle, low = result.clip_norms
     assert high > max(result.norms)
@@ -42,6 +45,26 @@ def test_opacus_as_shipped_is_wrong_on_this_network_and_the_check_names_the_conv
         check_engine("opacus", denoiser, loss, patients_of)
     assert "attention" not in str(refusal.value)
     assert "privacy.engine=reference" in str(refusal.value)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_opacus_as_shipped_is_wrong_on_a_plain_diffusers_unet_and_the_check_names_the_layer(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    def rows(count: int) -> list[Rows]:
+        generator = torch.Generator().manual_seed(0)
+        return [{"x": (1 + n) * torch.randn(1 + n % 3, 1, 16, 16, generator=generator)} for n in range(count)]
+
+    def loss(model: nn.Module, rows: Rows) -> Tensor:
+        out: Tensor = model(rows["x"], torch.full((len(rows["x"]),), 3.0), return_dict=False)[0]
+        return (out - rows["x"]).square().mean(dim=(1, 2, 3))
+
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    unet = UNet2DModel(16, 1, 1, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, **blocks)
+    check_engine("opacus", unet, loss, rows, precision=precision)
+    monkeypatch.setattr(opacus_engine, "mended_convolutions", no_mending)
+    with pytest.raises(SelfCheckError, match=r"mid_block\.resnets\.1\.conv1\.weight \(\d"):
+        check_engine("opacus", unet, loss, rows, precision=precision)
 
 
 def test_a_check_leaves_the_model_as_it_was_and_does_not_trust_its_zero_weights(
@@ -71,31 +94,57 @@ class Planted(ReferenceEngine):
         if self.fault == "drops a patient":
             return super().clipped_sum(patients[:-1] or patients, clip_norm)
         total = super().clipped_sum(patients, clip_norm)
+        if self.fault == "moves the others":
+            return [part * (1 + 1e-7 * len(patients)) for part in total]
         if self.fault == "mean":
             return [part / max(1, len(patients)) for part in total]
         if self.fault == "forgets a layer":
             total[0] = torch.zeros_like(total[0])
         if self.fault == "lets nan through" and any(bool(torch.isnan(p["x"]).any()) for p in patients):
             total[0] += float("nan")
+        if self.fault == "counts nan" and any(bool(torch.isnan(p["x"]).any()) for p in patients):
+            total[0] += clip_norm / total[0].numel()
+        if self.fault == "gives nobody a sum" and not patients:
+            total[0] += clip_norm
         return total
 
 
-@pytest.mark.parametrize(
-    "fault", ["no clip", "clip by row", "drops a patient", "mean", "forgets a layer", "lets nan through"]
-)
+FAULTS = {
+    "no clip": "disagrees",
+    "clip by row": "disagrees",
+    "drops a patient": "disagrees",
+    "mean": "disagrees",
+    "forgets a layer": "disagrees",
+    "moves the others": "when others come or go: by .*e-07 of the clip",
+    "lets nan through": "NaN move",
+    "counts nan": "NaN move",
+    "gives nobody a sum": "gives nobody a sum",
+}
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS.items())
 def test_each_planted_fault_is_caught(
-    denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, monkeypatch: pytest.MonkeyPatch, fault: str
+    denoiser: nn.Module,
+    loss: LossPerRow,
+    patients_of: Patients,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    words: str,
 ) -> None:
     monkeypatch.setattr(Planted, "fault", fault)
-    monkeypatch.setattr(selfcheck, "make_engine", lambda _, model, loss: Planted(model, loss))
-    with pytest.raises(SelfCheckError):
+    monkeypatch.setattr(
+        selfcheck, "make_engine", lambda _, model, loss, precision: Planted(model, loss, precision=precision)
+    )
+    with pytest.raises(SelfCheckError, match=words):
         check_engine("planted", denoiser, loss, patients_of)
 
 
 def test_the_harness_of_planted_faults_passes_without_a_fault(
     denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selfcheck, "make_engine", lambda _, model, loss: Planted(model, loss))
+    monkeypatch.setattr(
+        selfcheck, "make_engine", lambda _, model, loss, precision: Planted(model, loss, precision=precision)
+    )
     assert check_engine("planted", denoiser, loss, patients_of).largest_error < 5e-5
 
 

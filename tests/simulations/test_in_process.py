@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedmedgen.errors import FederationError, RunError, SettingsError
+from fedmedgen.privacy import accountant
 from fedmedgen.privacy.ledger import Ledger, load_or_create_key
 from simulations.run import simulate
 
@@ -64,8 +65,23 @@ def test_epsilon_stays_within_the_claim_and_is_what_the_ledger_says(finished: Pa
         spent = Ledger(
             folder / "ledger.jsonl", key=load_or_create_key(folder / "site.key"), head_path=folder / "ledger.head"
         ).spent()
+        (counted,) = spent.plans.values()
+        parts = [
+            (stage["sample_rate"], stage["noise_multiplier"], counted.reserved[stage["name"]])
+            for stage in counted.mapping["stages"]
+        ]
         assert site["epsilon"] == pytest.approx(spent.epsilon)
+        assert site["epsilon_run"] == accountant.epsilon(tuple(parts), spent.delta)
         assert 9.8 < site["epsilon_run"] <= 10.0
+
+
+def test_a_run_that_took_fewer_steps_than_planned_says_what_it_spent_and_not_the_target(quick: Quick) -> None:
+    run = quick(["rounds=2", "fault.site=site-2", "fault.round=1"])
+    short = quick(["rounds=2", "fault.site=site-2", "fault.round=1", "privacy.epsilon=3"])
+    for found, target in ((result(run), 10.0), (result(short), 3.0)):
+        most = max(site["epsilon_run"] for site in found["sites"].values())
+        assert (found["privacy"]["epsilon"], found["privacy"]["epsilon_target"]) == (most, target)
+        assert most != target
 
 
 def test_runs_under_one_ledger_root_share_the_sites_budget(quick: Quick, tmp_path: Path) -> None:

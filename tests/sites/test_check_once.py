@@ -1,0 +1,66 @@
+"""A site checks every engine on a model before its first private step, once for each engine and precision."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fedmedgen.composition import compose
+from fedmedgen.errors import SelfCheckError
+from fedmedgen.federation import local_round
+from fedmedgen.federation.plan import GENERATOR, SEGMENTER
+from fedmedgen.settings import Settings
+from sites import selfcheck
+
+TINY = ["study=demo", "data.size=[16,16]", "generator.channels=[8,8]", "generator.norm_groups=4"]
+
+
+def settings(*more: str) -> Settings:
+    return compose([*TINY, *more])
+
+
+@pytest.mark.parametrize("stage", [GENERATOR, SEGMENTER])
+def test_a_right_engine_passes_and_leaves_a_mark_that_says_what_was_checked(tmp_path: Path, stage: str) -> None:
+    asked = settings("privacy.engine=reference")
+    selfcheck.check_once(tmp_path / "marks", asked, stage)
+    (mark,) = (tmp_path / "marks").iterdir()
+    assert json.loads(mark.read_text())[0] == stage
+    assert json.loads(mark.read_text())[-3:] == ["reference", "fp32", torch.__version__]
+
+
+def test_each_engine_and_precision_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(selfcheck, "check_engine", lambda engine, *_rest, precision: asked.append((engine, precision)))
+    every = [(engine, precision) for engine in ("reference", "opacus") for precision in ("fp32", "bf16")]
+    for engine, precision in every * 2:
+        selfcheck.check_once(
+            tmp_path, settings(f"privacy.engine={engine}", f"privacy.precision={precision}"), GENERATOR
+        )
+    assert asked == every
+
+
+class Remembering(nn.Module):
+    """A model with a running sum of its patients' images."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self._module = inner
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        self.seen += x.detach().sum()
+        out: torch.Tensor = self._module(x, *rest)
+        return out
+
+
+@pytest.mark.parametrize("engine", ["reference", "opacus"])
+def test_a_wrong_model_is_refused_under_every_engine_and_gets_no_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    build = local_round.build_model
+    monkeypatch.setattr(local_round, "build_model", lambda *arguments: Remembering(build(*arguments)))
+    with pytest.raises(SelfCheckError, match="buffers"):
+        selfcheck.check_once(tmp_path / "marks", settings(f"privacy.engine={engine}"), GENERATOR)
+    assert not (tmp_path / "marks").exists()

@@ -1,0 +1,145 @@
+"""Which patients take part at a real site: neither a server nor another patient decides."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedmedgen.composition import compose
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.federation import local_round, records
+from fedmedgen.federation.local_round import LocalResult, LocalRound
+from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.privacy.mechanism import StagePlan
+from fedmedgen.privacy.randomness import Stream
+from sites.own_data import own_cases
+
+PATIENTS = 24
+
+
+@pytest.fixture
+def trained_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[str]]:
+    """The patients that reach a round at a site."""
+    seen: list[str] = []
+
+    def look(asked: object, arrays: dict[str, np.ndarray], cases: CaseSet, *, stream: object) -> LocalResult:
+        seen.extend(cases.by_patient())
+        return LocalResult(arrays, None)
+
+    def ask(server: Any) -> list[str]:
+        seen.clear()
+        assert server.ask().config[records.STATUS] == records.DONE
+        return seen
+
+    monkeypatch.setattr(local_round, "run", look)
+    return ask
+
+
+def copied(films: Path, folder: Path) -> Path:
+    shutil.copytree(films, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["data.min_patients=24", "data.min_patients=1000", "data.test_share=0.9", "seed=7", "data.max_patients=1",
+     "data.classes=[]", "data.partition=even", "data.columns.patient=label", "data.root=/server/says/so"],
+)  # fmt: skip
+def test_nothing_a_server_asks_decides_which_patients_take_part(policy: SitePolicy, word: str) -> None:
+    asked = compose(["study=demo", "smoke=true", "data.size=[16,16]", word])
+    assert len(own_cases(policy, asked).by_patient()) == PATIENTS
+
+
+def test_a_patient_in_two_folders_of_a_site_is_one_unit(
+    server: Any, films: Path, tmp_path: Path, trained_on: Callable[[Any], list[str]]
+) -> None:
+    for year in ("2023", "2024"):
+        copied(films, tmp_path / "films" / year)
+    assert len(trained_on(server.at(data_root=str(tmp_path / "films")))) == PATIENTS
+
+
+def test_a_case_without_a_patient_is_left_out_and_moves_no_other(
+    server: Any, films: Path, tmp_path: Path, trained_on: Callable[[Any], list[str]]
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].rpartition(",")[0] + ","
+    table.write_text("\n".join(lines) + "\n")
+    assert len(trained_on(server.at(data_root=str(tmp_path / "films")))) == PATIENTS
+
+
+def test_a_patient_whose_label_name_is_odd_moves_no_other(
+    server: Any, films: Path, tmp_path: Path, trained_on: Callable[[Any], list[str]]
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[1].split(",")
+    lines[1] = ",".join([cells[0], cells[1], "nodule", *cells[3:]])
+    table.write_text("\n".join(lines) + "\n")
+    assert len(trained_on(server.at(data_root=str(tmp_path / "films")))) == PATIENTS
+
+
+@pytest.mark.parametrize("how", ["cut short", "text", "empty", "gone", "a folder"])
+def test_a_patient_whose_file_has_gone_bad_moves_no_other(
+    server: Any, films: Path, tmp_path: Path, trained_on: Callable[[Any], list[str]], how: str
+) -> None:
+    folder = copied(films, tmp_path / "films")
+    name = (folder / "labels.csv").read_text().splitlines()[1].split(",")[0]
+    (image,) = folder.rglob(f"images/{Path(name).name}")
+    content = image.read_bytes()
+    image.unlink()
+    if how == "a folder":
+        image.mkdir()
+    elif how != "gone":
+        image.write_bytes({"cut short": content[: len(content) // 2], "text": b"patient 17", "empty": b""}[how])
+    assert len(trained_on(server.at(data_root=str(tmp_path / "films")))) == PATIENTS
+
+
+def test_data_that_cannot_be_read_yield_a_reply_of_pure_noise(server: Any, caplog: pytest.LogCaptureFixture) -> None:
+    good, lost = server.ask(), server.at(data_root="/no/such/folder/of/patient-17")
+    reply = lost.ask(run="run-2") if not lost.spent else lost.at(folder=lost.policy.folder + "-2").ask()
+    assert (reply.config, reply.metrics) == (good.config, good.metrics)
+    assert {key: value.shape for key, value in reply.arrays.items()} == {k: v.shape for k, v in good.arrays.items()}
+    assert "the reply is noise" in caplog.text
+
+
+def test_a_round_that_fails_on_its_data_yields_noise_and_tells_nothing(
+    server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = local_round.run
+
+    def broken(asked: LocalRound, arrays: dict[str, np.ndarray], cases: CaseSet, *, stream: Stream) -> LocalResult:
+        if len(cases):
+            raise ValueError("patient 17 has a rare disease")
+        return plain(asked, arrays, cases, stream=stream)
+
+    monkeypatch.setattr(local_round, "run", broken)
+    reply = server.ask()
+    assert reply.config == {records.SITE: "north", records.STATUS: records.DONE}
+    assert "the reply is noise" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["choose", "draw_rows"])
+def test_one_patients_fault_inside_a_round_leaves_the_others_in_it(
+    server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """Were the whole round to turn into noise, one patient would have moved the sum of all."""
+    plain, drawn = getattr(local_round, where), []
+
+    def broken(*words: Any) -> Any:
+        cases = words[3] if where == "draw_rows" else words[0]
+        if str(cases[0].patient).endswith("p3"):
+            raise OSError("a file of patient p3 can't be read")
+        drawn.append(cases[0].patient)
+        return plain(*words)
+
+    monkeypatch.setattr(local_round, where, broken)
+    monkeypatch.setattr(StagePlan, "draw", lambda *words: np.arange(words[-1]))  # every patient is drawn
+    reply = server.ask()
+    assert reply.config == {records.SITE: "north", records.STATUS: records.DONE}
+    assert len(set(drawn) - {None}) == PATIENTS - 1  # the self-check draws rows of no patient
+    assert "contributes zero" in caplog.text
+    assert "the reply is noise" not in caplog.text
