@@ -48,7 +48,7 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         "seed": settings.seed,
         "sites": len(rounds.members),
         "rounds": settings.rounds,
-        "simulation": settings.simulated,
+        "simulation": rounds.simulation,
     }
     if agreed is None:
         return {**common, "epsilon": None, "privacy": "none: the weights may reveal training images"}

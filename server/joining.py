@@ -65,6 +65,7 @@ def _introduced(said: Reply, node: int, refused: list[str]) -> Member | None:
         unit=said.config[records.UNIT],
         patients=int(said.metrics[records.PATIENTS]),
         labelled=int(said.metrics[records.LABELLED]),
+        simulation=said.config.get(records.SIMULATION) == "yes",
     )
 
 

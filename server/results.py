@@ -41,7 +41,7 @@ def assemble(
         "stage_seconds": study.stage_seconds,
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
-        "simulation": settings.simulated,
+        "simulation": rounds.simulation if rounds else settings.simulated,
         "public_data": settings.data.public or not settings.data.root,
         "privacy": _privacy(study, rounds),
         "sites": {member.site: _site(study, rounds, member.site) for member in rounds.members} if rounds else {},

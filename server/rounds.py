@@ -37,6 +37,11 @@ class Rounds:
     started: float = field(default_factory=time.monotonic)
 
     @property
+    def simulation(self) -> bool:
+        """Whether any site's noise is seeded, so that whoever knows the seed can subtract it."""
+        return self.store.settings.simulated or any(member.simulation for member in self.members)
+
+    @property
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 

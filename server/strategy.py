@@ -30,6 +30,7 @@ class Member:
     unit: str
     patients: int
     labelled: int
+    simulation: bool = False  # says the site's own policy: its noise is seeded
 
     def weight(self, stage: str) -> int:
         """The public count that a stage's aggregation weighs by."""
@@ -80,8 +81,8 @@ class PinnedNodes:
 class GuardedStrategy(Strategy):
     """Wraps one of Flower's strategies; a bad reply is rejected with its reason and the round goes on with the rest.
 
-    **Raises** `FederationError` in `aggregate_train` when fewer than `min_sites` replies are usable; `SpentError` if all
-    that are missing were refused for their budget.
+    **Raises** `FederationError` in `aggregate_train` when fewer than `min_sites` replies are usable, as `SpentError` if
+    all that are missing were refused for their budget.
     """
 
     def __init__(

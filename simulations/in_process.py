@@ -76,11 +76,21 @@ class InProcessGrid(Grid):
 
 def run_in_process(run_config: dict[str, Any], node_configs: dict[int, dict[str, Any]]) -> None:
     """Run the study to its end in this process; what stops the server is raised here."""
-    os.environ[IN_PROCESS] = "1"
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    with _identity():
+    with _simulated(), _identity():
         grid = InProcessGrid(node_configs, run_config)
         server_app(grid, Context(RUN_ID, SERVER_NODE, {}, RecordDict(), dict(run_config)))
+
+
+@contextmanager
+def _simulated() -> Iterator[None]:
+    """Nodes of this process are simulated ones, as long as the study runs."""
+    before = os.environ.get(IN_PROCESS, "")
+    os.environ[IN_PROCESS] = "1"
+    try:
+        yield
+    finally:
+        os.environ[IN_PROCESS] = before
 
 
 @contextmanager

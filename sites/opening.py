@@ -12,6 +12,7 @@ from flwr.app import Context, RecordDict
 
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.partition import held
+from fedmedgen.deployment.guard import BUNDLE
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation import local_round, plan
 from fedmedgen.federation.messages import unpack_settings
@@ -31,10 +32,12 @@ def open_site(context: Context, content: RecordDict) -> Site | None:
     Only the node's own configuration decides: `policy` names the file of a real site; `partition-id` is what
     Flower's simulation gives its nodes.
 
-    **Raises** `PolicyError` where the node has neither.
+    **Raises** `PolicyError` where the node has neither, or where nobody has checked the bundle that this code is from.
     """
     if POLICY in context.node_config:
         policy = SitePolicy.read(Path(str(context.node_config[POLICY])))
+        if not in_simulation():
+            require_checked_bundle(policy)
         torch.set_num_threads(policy.threads)
         return Site(policy, partial(own_cases, policy))
     if PARTITION not in context.node_config or not in_simulation():
@@ -47,6 +50,15 @@ def open_site(context: Context, content: RecordDict) -> Site | None:
         return None
     name = sorted(parts)[number]
     return Site(_simulated_policy(name, parts[name], settings), lambda _: parts[name])
+
+
+def require_checked_bundle(policy: SitePolicy) -> None:
+    """**Raises** `PolicyError` in a process that the site's guard didn't start: then any bundle would run."""
+    if os.environ.get(BUNDLE) not in policy.bundles:
+        raise PolicyError(
+            "this process was not started by the site's guard, which checks the app bundle's hash against the policy: "
+            "start the site by python -m fedmedgen.deployment.supernode POLICY"
+        )
 
 
 def in_simulation() -> bool:

@@ -20,6 +20,7 @@ from fedmedgen.errors import PolicyError
 from fedmedgen.federation.policy import SitePolicy
 
 OWN = ("--isolation", "--node-config", guard.INSTALLS)  # options that would lead past the guard
+DROPPED = (guard.BUNDLE, "FEDMEDGEN_SIMULATION", "PYTHONPATH")  # would say that a check was made, or make it moot
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
@@ -76,7 +77,7 @@ def write_programs(folder: Path) -> None:
 def environment(programs: Path, policy: Path) -> Mapping[str, str]:
     """The SuperNode's environment: our programs are found first, then Flower's."""
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    kept = {key: value for key, value in os.environ.items() if key not in (guard.BUNDLE, "PYTHONPATH")}
+    kept = {key: value for key, value in os.environ.items() if key not in DROPPED}
     return {**kept, **QUIET, "PATH": path, guard.POLICY: str(policy)}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
-from fedmedgen.errors import PolicyError
+from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.federation import records
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, stages
 from fedmedgen.privacy.budget import Plan
@@ -164,7 +164,10 @@ def check_plan(policy: SitePolicy, plan: Plan) -> None:
                 f"the site's smallest is {policy.smallest_noise_multiplier:g}"
             )
     _at_most("delta", plan.delta, policy.lifetime_delta)
-    _at_most("epsilon of the plan", plan.epsilon, policy.lifetime_epsilon)
+    try:
+        plan.require_within(policy.lifetime_epsilon)
+    except BudgetError as error:
+        raise PolicyError(f"the request doesn't fit this site's lifetime epsilon: {error}") from error
 
 
 def _at_most(what: str, asked: float, largest: float) -> None:

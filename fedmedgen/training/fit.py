@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from fedmedgen.errors import PrivacyError
 from fedmedgen.training.rows import DrawRows, Rows, to_device
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last three
 ) -> None:
     """DP-SGD by patient: each of `patients` draws that patient's rows; Adam takes the released gradients.
 
-    A patient whose rows can't be drawn contributes zero; `proximal` as in `fit_ordinary`, added after the release.
+    A patient whose rows can't be drawn, or break the engine, contributes zero; `proximal` as in `fit_ordinary`, added
+    after the release.
 
     **Guarantee** The data reach the weights only through `schedule.steps` calls of `stage.release`, and nothing else
     computed from them is returned or logged.
@@ -100,7 +102,7 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last three
         rows = [
             to_device(drawn, weights[0].device) for index in chosen if (drawn := _drawn(patients[index], generator))
         ]
-        released = stage.release(engine.clipped_sum(rows, stage.clip_norm), stream)
+        released = stage.release(_clipped_sum(engine, rows, stage.clip_norm), stream)
         for weight, gradient in zip(weights, released, strict=True):
             weight.grad = gradient.to(weight)
         if proximal is not None:
@@ -115,6 +117,26 @@ def _drawn(draw_rows: DrawRows, generator: torch.Generator) -> Rows | None:
     except Exception:
         logger.exception("a patient's rows can't be drawn; she contributes zero")
         return None
+
+
+def _clipped_sum(engine: "Engine", rows: Sequence[Rows], clip_norm: float) -> list[Tensor]:
+    """The engine's sum; where it fails, patient by patient, so that one whose rows break it takes no other along."""
+    try:
+        return engine.clipped_sum(rows, clip_norm)
+    except PrivacyError:  # says of the model what no patient decides
+        raise
+    except Exception:
+        logger.exception("the engine failed on a sample; each of its patients is taken alone")
+    total = engine.clipped_sum([], clip_norm)
+    for one in rows:
+        try:
+            part = engine.clipped_sum([one], clip_norm)
+        except Exception:
+            logger.exception("a patient's gradient can't be computed; she contributes zero")
+            continue
+        for whole, own in zip(total, part, strict=True):
+            whole += own
+    return total
 
 
 def _adam(weights: list[nn.Parameter]) -> torch.optim.Adam:

@@ -55,7 +55,14 @@ def result(private: bool) -> dict[str, Any]:
     site = {"patients_declared": 50, "epsilon_run": spent, "epsilon": spent, "unit": "patient", "rounds": 2}
     privacy: dict[str, Any] = {"mode": "none", "epsilon": None}
     if private:
-        numbers = {"epsilon": 5.0, "epsilon_target": 5.0, "delta": 1e-5, "noise_multiplier": 1.25, "sample_rate": 0.1, "clip_norm": 1.0}
+        numbers = {
+            "epsilon": 5.0,
+            "epsilon_target": 5.0,
+            "delta": 1e-5,
+            "noise_multiplier": 1.25,
+            "sample_rate": 0.1,
+            "clip_norm": 1.0,
+        }
         privacy = {"mode": "patient", "unit": "patient", "accountant": "PLD", **numbers}
     return {
         "status": "completed",

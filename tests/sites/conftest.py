@@ -12,6 +12,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from fedmedgen.composition import compose
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
+from fedmedgen.deployment.guard import BUNDLE
 from fedmedgen.emission.writing import write_set
 from fedmedgen.federation import local_round, messages, plan, records
 from fedmedgen.federation.egress import Reply
@@ -24,6 +25,7 @@ PATIENTS = 24
 STUDY = ("study=demo", "smoke=true", "data.size=[16,16]", "backend=deployment", "privacy.engine=reference",
          "privacy.generator_steps=2", "privacy.segmenter_steps=2", "privacy.noise_draws=1")  # fmt: skip
 NODE = 7
+CHECKED = "0" * 64  # the bundle that the site's guard has checked, as far as the tests' own process goes
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,13 @@ def policy(tmp_path: Path, films: Path) -> SitePolicy:
         lifetime_epsilon=10.0,
         lifetime_delta=1e-5,
         data_root=str(films),
+        bundles=(CHECKED,),
     )
 
 
 @pytest.fixture
 def server(identity: None, policy: SitePolicy, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv(BUNDLE, CHECKED)
     monkeypatch.setattr(site, "check_once", lambda *_: None)  # its second a round is spent in its own tests
     return Server(policy, settings)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
+from fedmedgen.deployment.guard import BUNDLE
 from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, messages, records
 from fedmedgen.federation.egress import Reply
@@ -118,3 +119,16 @@ def test_a_supernode_with_a_partition_number_is_no_simulation(
 
 def test_a_node_that_is_neither_simulated_nor_configured_refuses(identity: None, settings: Settings) -> None:
     assert asked_at(settings) == Reply({records.SITE: "", records.STATUS: records.REFUSED_POLICY})
+
+
+@pytest.mark.parametrize("checked", [None, "1" * 64, ""])
+def test_a_site_that_its_guard_did_not_start_refuses_whatever_is_asked(
+    server: Any, monkeypatch: pytest.MonkeyPatch, checked: str | None
+) -> None:
+    if checked is None:
+        monkeypatch.delenv(BUNDLE)
+    else:
+        monkeypatch.setenv(BUNDLE, checked)
+    reply = server.ask()
+    assert (reply.config[records.STATUS], reply.arrays) == (records.REFUSED_POLICY, {})
+    assert not server.spent

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,52 @@ def test_a_patient_whose_label_name_is_odd_moves_no_other(
     lines[1] = ",".join([cells[0], cells[1], "nodule", *cells[3:]])
     table.write_text("\n".join(lines) + "\n")
     assert len(trained_on(server.at(data_root=str(tmp_path / "films")))) == PATIENTS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"never,0,closed,p99',
+        "\0,0,normal,p99",
+        "\udcff.png,0,normal,p99",
+        "x" * 200_000,
+        '"two\nlines.png",0,normal,p99',
+    ],
+    ids=["quote", "nul", "no UTF-8", "long", "two lines"],
+)
+@pytest.mark.parametrize("place", [1, 9])
+def test_a_line_of_the_table_that_cannot_be_read_moves_no_other(
+    server: Any, films: Path, tmp_path: Path, trained_on: Callable[[Any], list[str]], line: str, place: int
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:place], line, *lines[place:]]) + "\n", errors="surrogateescape")
+    assert len(trained_on(server.at(data_root=str(tmp_path / "films")))) == PATIENTS
+
+
+def test_a_line_that_claims_another_patients_picture_takes_it_from_nobody(
+    server: Any, films: Path, tmp_path: Path, trained_on: Callable[[Any], list[str]]
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    lines = table.read_text().splitlines()
+    claim = lines[1].rpartition(",")[0] + ",p99"
+    table.write_text("\n".join([lines[0], claim, *lines[1:]]) + "\n")
+    found = own_cases(replace(server.policy, data_root=str(tmp_path / "films")), server.settings).by_patient()
+    assert {unit: len(cases) for unit, cases in found.items()} == {
+        **{f"north/p{number}": 2 for number in range(PATIENTS)},
+        "north/p99": 1,
+    }
+
+
+def test_where_the_unit_is_the_image_one_with_a_patient_moves_no_other(
+    server: Any, films: Path, tmp_path: Path
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:2], *(line.rpartition(",")[0] + "," for line in lines[2:])]) + "\n")
+    policy = replace(server.policy, data_root=str(tmp_path / "films"), unit="image")
+    units = own_cases(policy, server.settings).by_patient()
+    assert [len(cases) for cases in units.values()] == [1] * (2 * PATIENTS)
 
 
 @pytest.mark.parametrize("how", ["cut short", "text", "empty", "gone", "a folder"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedmedgen.privacy.mechanism import StagePlan
-from fedmedgen.privacy.per_patient import ReferenceEngine
+from fedmedgen.privacy.per_patient import ReferenceEngine, make_engine
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.training.fit import Schedule, fit_ordinary, fit_private
 from fedmedgen.training.rows import Rows
@@ -220,6 +220,24 @@ def test_private_steps_release_once_a_step(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(StagePlan, "release", release)
     watch(plan(steps=20), 40)
     assert len(released) == 20
+
+
+@pytest.mark.parametrize("engine", ["reference", "opacus"])
+def test_a_patient_whose_rows_break_the_engine_takes_no_other_along(
+    engine: str, gradients: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(generator: torch.Generator) -> Rows:
+        return {"x": torch.ones(16, 3), "y": torch.ones(16, 1)}
+
+    def still(generator: torch.Generator) -> Rows:
+        return {"x": torch.tensor([[3.0, 4.0]]), "y": torch.tensor([[-50.0]])}  # a gradient in direction (0.6, 0.8)
+
+    model, stage = line(), plan(rate=1.0, patients=2, steps=1, noise=1e-6)
+    people = [still, broken, still]
+    fit_private(
+        model, make_engine(engine, model, squared), stage, people, schedule=schedule(1), stream=Stream.seeded(0)
+    )
+    assert torch.allclose(gradients[0][0], torch.tensor([[0.6, 0.8]]), atol=1e-4)
 
 
 def test_private_fitting_returns_nothing() -> None:
