@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check campaign-ledger format clean
+.PHONY: help install demo test check campaign-ledger campaign-planted format clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ check: install ## Check format, lint, types and the floors of the house
 
 campaign-ledger: install ## Kill a site 500 times and look for a lost spend: docs/results/ledger-campaign.md
 	$(BIN)/python -m simulations.ledger_campaign --kills 500 --out docs/results
+
+campaign-planted: install ## Plant privacy faults one at a time; each must turn tests red: table in docs/privacy.md
+	$(BIN)/python -m simulations.planted_faults
 
 format: install ## Format the code and mend what can be mended
 	$(BIN)/ruff format .

@@ -17,6 +17,11 @@ from sites import selfcheck
 TINY = ["study=demo", "data.size=[16,16]", "generator.channels=[8,8]", "generator.norm_groups=4"]
 
 
+@pytest.fixture(autouse=True)
+def a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "_passed", set())
+
+
 def settings(*more: str) -> Settings:
     return compose([*TINY, *more])
 
