@@ -70,7 +70,7 @@ def failing_tests(tree: Path, tests: tuple[str, ...]) -> list[str]:
 
     **Raises** `RuntimeError` if they could not be run.
     """
-    words = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "-p", "no:cacheprovider", *tests]
+    words = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=no", "--maxfail=3", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(words, cwd=tree, env=environment, capture_output=True, text=True, timeout=SECONDS)
     if done.returncode not in (0, TESTS_FAILED):
