@@ -109,7 +109,7 @@ class SegmenterSettings:
 
     def __post_init__(self) -> None:
         require(self.rounds >= 0, "segmenter.rounds", self.rounds, "at least 0")
-        positive("segmenter", self, "local_steps", "batch_size", "learning_rate", "noise_level")
+        positive("segmenter", self, "local_steps", "batch_size", "learning_rate", "noise_level", "images_per_patient")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Who takes part: the nodes that answer with a site's name and public counts, within a bounded wait."""
 
 import math
+import re
 import time
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -12,13 +13,16 @@ from fedmedgen.federation.egress import Reply
 from fedmedgen.settings import Settings
 from server.strategy import Member
 
+MOST_PATIENTS = 10_000_000  # a site that declares more would outweigh all others
 SIMULATION_SECONDS = 30.0  # a simulation's nodes are there from its start
 
 
 def join(grid: Grid, settings: Settings, *, sites: int) -> list[Member]:
     """The members, in the order of their names; nodes without a site stay idle.
 
-    **Raises** `FederationError` where fewer than `sites` nodes are there in time, or two nodes claim one site.
+    Whoever says what can't be used, or a name that another node says too, is left out.
+
+    **Raises** `FederationError` where fewer than `sites` are there in time.
     """
     patience = min(settings.federation.join_seconds, SIMULATION_SECONDS if settings.simulated else math.inf)
     nodes = _wait_for_nodes(grid, sites, patience)
@@ -28,13 +32,17 @@ def join(grid: Grid, settings: Settings, *, sites: int) -> list[Member]:
     ]
     members: dict[str, Member] = {}
     refused: list[str] = []
+    claimed: set[str] = set()
     for reply in grid.send_and_receive(asked, timeout=settings.federation.round_seconds):
         member = _member(reply, refused)
         if member is None:
             continue
-        if member.site in members:
-            raise FederationError(f"two nodes say that they are {member.site}: give each site its own name")
-        members[member.site] = member
+        if member.site in claimed:
+            members.pop(member.site, None)
+            refused.append(f"two nodes say that they are {member.site}: give each site its own name")
+        else:
+            claimed.add(member.site)
+            members[member.site] = member
     if len(members) < sites:
         said = f" ({', '.join(sorted(refused))})" if refused else ""
         raise FederationError(f"expected {sites} sites; {len(members)} joined{said}")
@@ -47,8 +55,8 @@ def _member(reply: Message, refused: list[str]) -> Member | None:
         return None
     try:
         return _introduced(messages.unpack_reply(reply.content), reply.metadata.src_node_id, refused)
-    except (ReplyError, KeyError, ValueError) as error:
-        refused.append(f"node {reply.metadata.src_node_id}: malformed reply ({error})")
+    except Exception as error:  # a site may send anything
+        refused.append(f"node {reply.metadata.src_node_id}: malformed reply ({str(error)[:200]})")
         return None
 
 
@@ -61,12 +69,24 @@ def _introduced(said: Reply, node: int, refused: list[str]) -> Member | None:
         return None
     return Member(
         node=node,
-        site=said.config[records.SITE],
+        site=_name(said.config[records.SITE]),
         unit=said.config[records.UNIT],
-        patients=int(said.metrics[records.PATIENTS]),
-        labelled=int(said.metrics[records.LABELLED]),
+        patients=_count(said.metrics[records.PATIENTS], least=1),
+        labelled=_count(said.metrics[records.LABELLED], least=0),
         simulation=said.config.get(records.SIMULATION) == "yes",
     )
+
+
+def _name(site: str) -> str:
+    if not re.fullmatch(records.NAME_OF_A_SITE, site):
+        raise ReplyError(f"a site's name must be of the form {records.NAME_OF_A_SITE}; got {site[:80]!r}")
+    return site
+
+
+def _count(figure: float, *, least: int) -> int:
+    if not (least <= figure <= MOST_PATIENTS and figure == int(figure)):
+        raise ReplyError(f"a declared figure must be whole, from {least} to {MOST_PATIENTS}; got {figure}")
+    return int(figure)
 
 
 def _wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from fedmedgen.data import sources
-from fedmedgen.data.cases import CaseSet
+from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.settings import DataSettings, Settings
 
@@ -17,41 +17,45 @@ logger = logging.getLogger(__name__)
 
 def data_of(policy: SitePolicy, asked: DataSettings) -> DataSettings:
     """How the site reads its data: classes, masks, size and fit are the study's, all else is the site's own."""
-    columns = policy.data_columns
-    if not asked.classes:  # a class list found in the data would tell about them
-        columns = replace(columns, label="", label_name="")
     return DataSettings(
         root=policy.data_root,
-        columns=columns,
+        columns=policy.data_columns,
         classes=asked.classes,
         mask_classes=asked.mask_classes,
         size=asked.size,
         fit=asked.fit,
-        test_share=0.0,
-        min_patients=1,
     )
 
 
 def own_cases(policy: SitePolicy, settings: Settings) -> CaseSet:
-    """The site's training cases; none, said in the site's own log alone, where its data can't be read."""
+    """The site's training cases; none, said in the site's own log alone, where its data can't be read at all."""
     try:
-        cases = _read(data_of(policy, settings.data))
+        cases = _read(data_of(policy, settings.data), policy.data_layout, policy.mask_suffix)
     except Exception:
         logger.exception("site %s: its data can't be read; the reply is noise", policy.site)
         return CaseSet((), settings.data.classes, settings.data.mask_classes)
-    kept = [
-        replace(case, site=policy.site, patient=case.patient if policy.unit == "patient" else None)
-        for case in cases
-        if case.patient or policy.unit == "image"
-    ]
-    if len(kept) < len(cases):
-        logger.warning("site %s: %d cases name no patient and are left out", policy.site, len(cases) - len(kept))
-    found = cases.with_cases(kept)
+    for bad in cases.rejected:
+        logger.warning("site %s: set aside %s: %s", policy.site, bad.file, bad.reason)
+    found = cases.with_cases(_by_image(cases, policy.site) if policy.unit == "image" else _by_id(cases, policy.site))
     if len(found.by_patient()) > policy.patients_declared:
         logger.warning("site %s holds more patients than its policy declares: raise the declared figure", policy.site)
     return found
 
 
+def _by_id(cases: CaseSet, site: str) -> list[Case]:
+    """Cases that name their patient, who is one unit in whatever folder they lie."""
+    kept = [replace(case, site=site) for case in cases if case.patient]
+    if len(kept) < len(cases):
+        logger.warning("site %s: %d cases name no patient and are left out", site, len(cases) - len(kept))
+    return kept
+
+
+def _by_image(cases: CaseSet, site: str) -> list[Case]:
+    """Each file once, and each its own unit, whatever patients are named."""
+    once = {(case.site, case.name): replace(case, site=site, patient=None) for case in reversed(cases.cases)}
+    return list(reversed(once.values()))
+
+
 @lru_cache(maxsize=1)
-def _read(data: DataSettings) -> CaseSet:
-    return sources.load(data, seed=0, mixed=True).of_split("train")
+def _read(data: DataSettings, layout: str, mask_suffix: str) -> CaseSet:
+    return sources.read_own(data, layout=layout, mask_suffix=mask_suffix)

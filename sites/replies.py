@@ -1,10 +1,13 @@
 """Finished replies, kept under the hash of their request so that the same request gets the same bytes free."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,21 @@ class ReplyStore:
     """
 
     folder: Path
+
+    @contextlib.contextmanager
+    def turn(self, digest: str) -> Iterator[None]:
+        """Wait until no other process answers the same request; then its reply is found here, paid.
+
+        The few requests whose hash begins alike wait for each other too; a process that dies lets go.
+        """
+        make_folder(self.folder)
+        handle = os.open(self.folder / f".lock-{digest[:2]}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # for children that inherited it too
+            os.close(handle)
 
     def paid(self, digest: str, ledger: Ledger) -> Reply | None:
         """The stored reply whose spend the ledger holds; one that a crash kept from being noted is noted first.

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,32 +14,44 @@ from torch import Tensor
 
 from fedmedgen import __version__
 from fedmedgen.data.cases import Case
+from fedmedgen.deployment.guard import BUNDLE
 from fedmedgen.federation import local_round
 from fedmedgen.privacy.selfcheck import check_engine
 from fedmedgen.settings import Settings
+from fedmedgen.training.rows import to_device
 
 _passed: set[str] = set()  # in this process, at any simulated site of it
 
 
 def check_once(folder: Path, settings: Settings, stage: str) -> None:
-    """Run the self-check unless this model, engine and precision have passed it here.
+    """Run the self-check, on the device in use, unless this model and engine have passed it there under this code.
 
     **Raises** `SelfCheckError` naming the layers whose gradients are wrong.
     """
-    privacy, mapping = settings.privacy, settings.to_mapping()
-    data = {key: mapping["data"][key] for key in ("size", "classes", "mask_classes")}
-    code = [__version__, version("diffusers"), version("opacus")]
-    how = [*code, privacy.engine, privacy.precision, torch.__version__]
-    what = [stage, mapping["generator"], mapping["segmenter"], data, *how]
-    mark = folder / hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    if mark.is_file():
+    privacy, device = settings.privacy, local_round.device_of(settings)
+    what = json.dumps(_checked(settings, stage, device), sort_keys=True)
+    mark = folder / hashlib.sha256(what.encode()).hexdigest()
+    if mark.is_file() and mark.read_text() == what:
         return
-    if mark.name not in _passed:
-        model, rows = local_round.build_model(settings, stage), partial(random_rows, settings, stage)
+    if what not in _passed:
+        model = local_round.build_model(settings, stage).to(device)
+        rows = partial(random_rows, settings, stage)
         check_engine(privacy.engine, model, local_round.loss_of(stage), rows, precision=privacy.precision)
-        _passed.add(mark.name)
+        _passed.add(what)
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(what))
+    mark.write_text(what)
+
+
+def _checked(settings: Settings, stage: str, device: torch.device) -> list[Any]:
+    """Everything that a passed check speaks of: the network, the engine, the machine and the code."""
+    mapping = settings.to_mapping()
+    data = {key: mapping["data"][key] for key in ("size", "classes", "mask_classes")}
+    machine = [device.type, torch.get_num_threads()]
+    if device.type == "cuda":
+        machine.append(torch.cuda.get_device_name(device))
+    code = [os.environ.get(BUNDLE), __version__, torch.__version__, version("diffusers"), version("opacus")]
+    how = [settings.privacy.engine, settings.privacy.precision]
+    return [stage, mapping["generator"], mapping["segmenter"], data, how, machine, code]
 
 
 def random_rows(settings: Settings, stage: str, num_patients: int) -> list[dict[str, Tensor]]:
@@ -56,5 +70,6 @@ def random_rows(settings: Settings, stage: str, num_patients: int) -> list[dict[
             )
             for image in range(1 + number % 3)
         ]
-        rows.append(local_round.draw_rows(settings, stage, 2, cases, generator))
+        drawn = local_round.draw_rows(settings, stage, 2, cases, generator)
+        rows.append(to_device(drawn, local_round.device_of(settings)))
     return rows

@@ -3,24 +3,27 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.errors import EgressError, LedgerError, PolicyError, SettingsError
+from fedmedgen.errors import EgressError, PolicyError, SettingsError
 from fedmedgen.federation import egress, local_round, plan, records
 from fedmedgen.federation.egress import Checked, Reply
 from fedmedgen.federation.messages import Request
 from fedmedgen.federation.policy import SitePolicy, check_plan, check_request
 from fedmedgen.privacy.budget import Plan
-from fedmedgen.privacy.ledger import Ledger, Limit, head_beside, load_or_create_key
+from fedmedgen.privacy.ledger import Ledger, Limit, load_key, load_or_create_key
+from fedmedgen.privacy.new_ledger import require_made
 from fedmedgen.privacy.randomness import Stream
-from fedmedgen.settings import Settings
+from fedmedgen.settings import RuntimeSettings, Settings
 from sites.replies import ReplyStore
 from sites.selfcheck import check_once
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +40,15 @@ class Site:
         return Path(self.policy.folder)
 
     def ledger(self) -> Ledger:
-        """The site's one ledger.
+        """The site's one ledger; a simulated site makes its own.
 
-        **Raises** `LedgerError` where the folder of a head kept elsewhere isn't there: its disk may not be mounted.
+        **Raises** `LedgerError` where a real site's key, ledger or head isn't there: a person made them.
         """
-        key, path = load_or_create_key(self.folder / "site.key"), self.folder / "ledger.jsonl"
-        head = Path(self.policy.ledger_head) if self.policy.ledger_head else head_beside(path)
-        if self.policy.ledger_head and not head.parent.is_dir():
-            raise LedgerError(
-                f"expected the folder of the ledger's head at {head.parent}; there is none: mount its disk"
-            )
-        return Ledger(path, key=key, head_path=head)
+        path, key, head = self.policy.ledger_path, self.policy.key_path, self.policy.head_path
+        if not self.policy.simulation:
+            require_made(path, key_path=key, head_path=head)
+            return Ledger(path, key=load_key(key), head_path=head, made=True)
+        return Ledger(path, key=load_or_create_key(key), head_path=head)
 
     def introduce(self, settings: Settings) -> Checked:
         """The site's name and public counts, after the request has passed the policy."""
@@ -78,24 +79,42 @@ class Site:
         expected = self._expected(request)
         _check_weights(request, expected)
         replies = ReplyStore(self.folder / "replies")
+        ledger = self.ledger() if settings.private else None
+        with replies.turn(request.digest):
+            stored = self._stored(request, replies, expected, ledger)
+            return stored or self._answered(request, replies, expected, ledger)
+
+    def _stored(self, request: Request, replies: ReplyStore, expected: Shapes, ledger: Ledger | None) -> Checked | None:
+        """The reply to the same request, if one is stored, paid, and may leave under the policy as it is now."""
         digest = request.digest
-        stored = replies.paid(digest, self.ledger()) if settings.private else replies.find(digest)
-        if stored is not None:
-            logger.info("site %s: request %s answered from its store", self.policy.site, digest[:12])
-            return self._let_out(stored, expected, request.stage)
-        agreed = self._reserve(request) if settings.private else None
-        self._rehearse_fault(request)
-        checked = self._let_out(self._round(request, agreed), expected, request.stage)
-        seal = replies.store(digest, checked)
-        if agreed is not None:
-            self.ledger().complete(digest, seal)
+        stored = replies.paid(digest, ledger) if ledger else replies.find(digest)
+        if stored is None:
+            return None
+        try:
+            checked = self._let_out(stored, expected, request.stage)
+        except EgressError as error:
+            logger.warning(
+                "the stored reply to %s may not leave any more, so asking is a new spend: %s", digest[:12], error
+            )
+            return None
+        logger.info("site %s: request %s answered from its store", self.policy.site, digest[:12])
         return checked
 
-    def _let_out(self, reply: Reply, expected: Mapping[str, tuple[int, ...]], stage: str) -> Checked:
+    def _answered(self, request: Request, replies: ReplyStore, expected: Shapes, ledger: Ledger | None) -> Checked:
+        """Spend, compute, check, store, note."""
+        agreed = self._reserve(request, ledger) if ledger else None
+        self._rehearse_fault(request)
+        checked = self._let_out(self._round(request, agreed), expected, request.stage)
+        seal = replies.store(request.digest, checked)
+        if ledger:
+            ledger.complete(request.digest, seal)
+        return checked
+
+    def _let_out(self, reply: Reply, expected: Shapes, stage: str) -> Checked:
         public = self.policy.public(stage)
         return egress.check(reply, public=public, expected=expected, simulation=self.policy.simulation)
 
-    def _reserve(self, request: Request) -> Plan:
+    def _reserve(self, request: Request, ledger: Ledger) -> Plan:
         """Check the mechanism asked for, fix its plan, and spend the whole round before it starts."""
         settings, policy = request.settings, self.policy
         agreed = plan.plan(
@@ -106,10 +125,13 @@ class Site:
         )
         check_plan(policy, agreed)
         plan.check_claim(settings, agreed)
-        check_once(self.folder / "selfcheck", settings, request.stage)
-        ledger = self.ledger()
-        seen = ledger.find(request.digest)
-        if seen == "reserved" and policy.simulation:
+        limit = Limit(epsilon=policy.lifetime_epsilon, delta=policy.lifetime_delta)
+        spending = ledger.spent()
+        if not spending.has_plan(request.run, agreed.digest):  # nothing is computed for a plan that has no room
+            spending.refuse_if_closed()
+            spending.refuse_beyond(limit, epsilon=agreed.epsilon, delta=agreed.delta)
+        check_once(self.folder / "selfcheck", policy.on_own_machine(settings), request.stage)
+        if spending.requests.get(request.digest) == "reserved" and policy.simulation:
             return agreed  # the same seeded bytes again: the same release, not a second one
         ledger.open_plan(
             run=request.run,
@@ -117,7 +139,7 @@ class Site:
             mapping=agreed.to_mapping(),
             epsilon=agreed.epsilon,
             delta=agreed.delta,
-            limit=Limit(epsilon=policy.lifetime_epsilon, delta=policy.lifetime_delta),
+            limit=limit,
         )
         steps = plan.stage_named(settings, request.stage).steps
         ledger.reserve(
@@ -138,7 +160,7 @@ class Site:
         return shapes
 
     def _round(self, request: Request, agreed: Plan | None) -> Reply:
-        settings = request.settings
+        settings = self.policy.on_own_machine(request.settings)
         stage = plan.stage_named(settings, request.stage)
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
         asked = local_round.LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
@@ -149,7 +171,8 @@ class Site:
             if self.policy.simulation or mechanism is None:
                 raise
             logger.exception("site %s: the round failed; the reply is noise", self.policy.site)
-            result = local_round.run(asked, request.arrays, cases.with_cases([]), stream=self._stream(request))
+            on_cpu = replace(asked, settings=replace(settings, runtime=RuntimeSettings(device="cpu")))
+            result = local_round.run(on_cpu, request.arrays, cases.with_cases([]), stream=self._stream(request))
         metrics = {records.WEIGHT: float(self._declared(stage.name))}
         if self.policy.simulation and result.loss is not None:
             metrics[records.LOSS] = result.loss

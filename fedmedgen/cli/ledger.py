@@ -1,4 +1,7 @@
-"""`fedmedgen ledger show|verify FILE`: what a site has spent, in numbers and words; is the record whole."""
+"""`fedmedgen ledger show|verify FILE`, what a site has spent, and is the record whole; `create POLICY`, a new ledger.
+
+A real site's key, ledger and head are made by `create`, by a person, once: a site never makes them itself.
+"""
 
 import argparse
 import json
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from fedmedgen.privacy.spending import PlanSpending, Spending
 
 EXAMPLE = """examples:
+  fedmedgen ledger create /etc/fedmedgen/policy.yaml
   fedmedgen ledger show runs/demo-0/sites/site-1/ledger.jsonl
   fedmedgen ledger verify /var/lib/fedmedgen/ledger.jsonl --key /etc/fedmedgen/ledger.key"""
 SHOWN = 12  # digits of a plan's name
@@ -22,13 +26,17 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Plug the command into the program."""
     parser = subparsers.add_parser(
         "ledger",
-        help="what a site has spent, and is the record whole",
-        description="Read a site's privacy ledger. Nothing is changed.",
+        help="what a site has spent, and is the record whole; make a new one",
+        description="Read a site's privacy ledger, which changes nothing; or make a real site's key, empty ledger and "
+        "head, once, where its policy says. A ledger that is lost counts as spent: lower the policy's lifetime budget "
+        "by it before making a new one.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=("show", "verify"), help="what was spent | is the record whole")
-    parser.add_argument("file", metavar="FILE", type=Path, help="a ledger, or the snapshot in a run folder")
+    actions = "what was spent | is the record whole | make a new one"
+    parser.add_argument("action", choices=("show", "verify", "create"), help=actions)
+    what = "a ledger, or the snapshot in a run folder; for create, the site's policy"
+    parser.add_argument("file", metavar="FILE", type=Path, help=what)
     parser.add_argument(
         "--key", metavar="FILE", type=Path, help="the site's ledger key; without it MACs aren't checked"
     )
@@ -38,7 +46,28 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, check, and say what was found; a record that isn't whole raises `LedgerError`."""
+    """Do what was asked, and say what was found or made; a record that isn't whole raises `LedgerError`."""
+    return _create(arguments) if arguments.action == "create" else _read(arguments)
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    from fedmedgen.errors import SettingsError
+    from fedmedgen.federation.policy import SitePolicy
+    from fedmedgen.privacy.new_ledger import create_ledger
+
+    if arguments.key or arguments.head:
+        raise SettingsError("create takes the places of key and head from the policy: leave out --key and --head")
+    policy = SitePolicy.read(arguments.file)
+    create_ledger(policy.ledger_path, key_path=policy.key_path, head_path=policy.head_path)
+    made = {"ledger": str(policy.ledger_path), "head": str(policy.head_path), "key": str(policy.key_path)}
+    if arguments.json:
+        print(json.dumps({"site": policy.site, **made}))
+    else:
+        print("\n".join([f"a new ledger for {policy.site}, nothing spent:", *(f"  {k}: {v}" for k, v in made.items())]))
+    return 0
+
+
+def _read(arguments: argparse.Namespace) -> int:
     from fedmedgen.errors import LedgerError
     from fedmedgen.privacy.ledger import head_beside, load_key, spending_in
 

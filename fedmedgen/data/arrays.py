@@ -116,8 +116,14 @@ def _row(part: _Split, index: int, names: list[str]) -> Row:
     if not whole:
         raise Unusable("npz-label", index=index, got=label)
     number = int(label)
-    patient = "" if part.patients is None else str(part.patients[index])
-    return Row(index, number, names[number] if number < len(names) else None, patient or None, part.name)
+    patient = None if part.patients is None else _patient(part.patients[index])
+    return Row(index, number, names[number] if number < len(names) else None, patient, part.name)
+
+
+def _patient(name: Any) -> str | None:
+    """A patient's name; None where it is empty, or a number that is none."""
+    missing = isinstance(name, np.floating) and not np.isfinite(name)
+    return None if missing else str(name) or None
 
 
 def _pixels(part: _Split, index: int, settings: DataSettings) -> tuple[Any, Any]:

@@ -1,9 +1,11 @@
 """A site's folder: images/ with optional masks/ and labels.csv, or any tree of DICOM files."""
 
 import csv
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from fedmedgen.data.tables import Row, Table, read_table
 from fedmedgen.settings import DataSettings
 
 TABLE = "labels.csv"
+_log = logging.getLogger(__name__)
 _NOT_PICTURES = ("thumbs.db", "desktop.ini", "dicomdir")
 
 
@@ -29,6 +32,13 @@ class Found:
     rejected: list[Rejected] = field(default_factory=list)
     labelled: bool = False
 
+    def add(self, other: "Found") -> None:
+        """Take what another holds, too."""
+        self.cases += other.cases
+        self.rows += other.rows
+        self.rejected += other.rejected
+        self.labelled = self.labelled or other.labelled
+
 
 def is_site(folder: Path) -> bool:
     return (folder / "images").is_dir()
@@ -36,14 +46,25 @@ def is_site(folder: Path) -> bool:
 
 def read_site(folder: Path, site: str, settings: DataSettings) -> Found:
     """All usable cases of one site, resized, labels still as labels.csv writes them."""
+    return read_images(folder, site, settings) if is_site(folder) else read_dicom(folder, site, settings)
+
+
+def read_images(folder: Path, site: str, settings: DataSettings, mask_suffix: str = "") -> Found:
+    """The pictures in images/; a mask has its picture's name, with `mask_suffix` in place of the picture's if given.
+
+    Without it a mask of another suffix counts too, so that two pictures of one stem may share one.
+    """
     found = Found()
-    if is_site(folder):
-        images = folder / "images"
-        masks = _files(folder / "masks") if settings.mask_classes else {}
-        _read_group(found, _Group(site, folder, "", _files(images), masks), settings)
-    else:
-        for group in _dicom_groups(folder, site):
-            _read_group(found, group, settings)
+    masks = _files(folder / "masks") if settings.mask_classes else {}
+    _read_group(found, _Group(site, folder, "", _files(folder / "images"), masks, mask_suffix), settings)
+    return found
+
+
+def read_dicom(folder: Path, site: str, settings: DataSettings) -> Found:
+    """DICOM files in any tree."""
+    found = Found()
+    for group in _dicom_groups(folder, site):
+        _read_group(found, group, settings)
     return found
 
 
@@ -56,11 +77,23 @@ class _Group:
     inside: str  # the same, below the site
     pictures: Mapping[str, Path]
     masks: Mapping[str, Path] = field(default_factory=dict)
+    mask_suffix: str = ""
+
+    def mask_of(self, name: str) -> Path | None:
+        """The mask of a picture."""
+        stem = Path(name).with_suffix("").as_posix()
+        if self.mask_suffix:
+            return self.masks.get(stem + self.mask_suffix)
+        return self.masks.get(name, self.masks.get(self._stems.get(stem, "")))
+
+    @cached_property
+    def _stems(self) -> dict[str, str]:
+        return {Path(name).with_suffix("").as_posix(): name for name in self.masks}
 
 
 def _files(folder: Path) -> dict[str, Path]:
     """Files below a folder by their name relative to it, hidden ones left out."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    paths = sorted(path for path in folder.rglob("*") if _is_file(path)) if folder.is_dir() else []
     named = {path.relative_to(folder).as_posix(): path for path in paths}
     return {
         name: path
@@ -70,13 +103,30 @@ def _files(folder: Path) -> dict[str, Path]:
     }
 
 
+def _is_file(path: Path) -> bool:
+    """One that can't be looked at counts: reading it will say why it is set aside."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
+
+
+def _may_be_dicom(path: Path) -> bool:
+    if path.suffix:
+        return path.suffix.lower() in dicom.SUFFIXES
+    try:
+        return dicom.is_dicom(path)
+    except OSError:
+        return True
+
+
 def _dicom_groups(folder: Path, site: str) -> Iterator[_Group]:
     """DICOM files below `folder`, by the nearest folder above each that holds a labels.csv."""
     files = _files(folder)
     tables = {path.parent for path in files.values() if path.name == TABLE} | {folder}
     groups: dict[Path, dict[str, Path]] = {}
     for path in files.values():
-        if path.suffix.lower() in dicom.SUFFIXES or (path.suffix == "" and dicom.is_dicom(path)):
+        if _may_be_dicom(path):
             home = next(parent for parent in path.parents if parent in tables)
             groups.setdefault(home, {})[path.relative_to(home).as_posix()] = path
     for home, pictures in sorted(groups.items()):
@@ -95,18 +145,20 @@ def _read_group(found: Found, group: _Group, settings: DataSettings) -> None:
     if table is not None:
         found.labelled = found.labelled or table.labelled
         _set_aside_rows(found, table, group, place)
-    stems = {Path(name).with_suffix("").as_posix(): name for name in group.masks}
     for name, path in group.pictures.items():
         rows = (Row(0),) if table is None else table.rows.get(name)
         if rows is None:
             if table is not None and name not in table.rejected:
                 found.rejected.append(reject(place + name, "missing-row"))
             continue
-        mask = group.masks.get(stems.get(Path(name).with_suffix("").as_posix(), ""))
         try:
-            case = _read_case(path, group.masks.get(name, mask), settings)
+            case = _read_case(path, group.mask_of(name), settings)
         except Unusable as unusable:
             found.rejected.append(Rejected(place + name, unusable.kind, str(unusable)))
+            continue
+        except Exception as error:  # whatever else a picture does, it does to nobody else's
+            _log.debug("%s: %r", name, error)
+            found.rejected.append(reject(place + name, "file-unreadable", what=type(error).__name__))
             continue
         case = replace(case, name=group.inside + name, site=group.site)
         found.cases += [replace(case, patient=row.patient or case.patient, split=row.split) for row in rows]

@@ -23,11 +23,13 @@ def read_grey(path: Path) -> tuple[FloatArray, str | None]:
 
     **Raises** `Unusable` with the reason.
     """
-    if path.stat().st_size == 0:
-        raise Unusable("empty-file")
-    if path.suffix.lower() in dicom.SUFFIXES or dicom.is_dicom(path):
-        return dicom.read(path)
-    return to_grey(read_pixels(path)), None
+    try:
+        if path.stat().st_size == 0:
+            raise Unusable("empty-file")
+        header = path.suffix.lower() in dicom.SUFFIXES or dicom.is_dicom(path)
+    except OSError as error:
+        raise Unusable("file-unreadable", what=error.strerror or "an error of the disk") from None
+    return dicom.read(path) if header else (to_grey(read_pixels(path)), None)
 
 
 def read_pixels(path: Path) -> NDArray[np.generic]:

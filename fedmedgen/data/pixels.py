@@ -117,7 +117,7 @@ def mask_values(mask: NDArray[Any], num_classes: int) -> MaskArray:
     values = np.unique(flat)
     spread = np.round(np.arange(num_classes) * 255 / (num_classes - 1)).astype(int)
     whole = np.issubdtype(flat.dtype, np.integer) or flat.dtype == bool
-    if whole and values.max() < num_classes:
+    if whole and values.min() >= 0 and values.max() < num_classes:
         return np.asarray(flat, np.uint8)
     if whole and num_classes == 2 and 128 <= values.max() <= 255:
         return np.asarray(flat >= 128, np.uint8)

@@ -12,6 +12,7 @@ KINDS: dict[str, str] = {
     "truncated-picture": "the picture breaks off before its last row: copy it again",
     "picture-too-small": "expected at least {least} pixels a side, got {height}x{width}: export it at full size",
     "picture-too-large": "expected at most {most} million pixels, got {height}x{width}: export it smaller",
+    "file-unreadable": "the file can't be opened ({what}): give this program leave to read it, or copy it again",
     "picture-flat": "every pixel has the same value, so nothing is to be seen: remove it",
     "picture-not-finite": "some pixels are not finite numbers: export it again as whole numbers",
     "several-frames": "expected one picture, got {frames} frames: export each as a file of its own",

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedmedgen.data import phantoms
 from fedmedgen.data.arrays import read_npz
 from fedmedgen.data.cases import Case, CaseSet, Rejected
-from fedmedgen.data.folders import Found, is_site, mask_values_seen, read_site
+from fedmedgen.data.folders import Found, is_site, mask_values_seen, read_dicom, read_images, read_site
 from fedmedgen.data.rejection import reject
 from fedmedgen.data.tables import Row
 from fedmedgen.errors import DataError
@@ -18,23 +18,21 @@ from fedmedgen.settings import DataSettings
 _log = logging.getLogger(__name__)
 
 
-def load(settings: DataSettings, *, seed: int, mixed: bool = False) -> CaseSet:
+def load(settings: DataSettings, *, seed: int) -> CaseSet:
     """Every usable case at `data.root`, or phantoms where that is empty, each with its split.
-
-    `mixed` keeps cases without a patient beside others that name theirs: then no case decides over another.
 
     **Raises** `DataError` if nothing is there, or fewer than `data.min_patients` usable patients.
 
     **Guarantee** a bad file is named in `rejected` and touches no other; all images of a patient share a split.
     """
-    cases = scan(settings, seed=seed, mixed=mixed)
+    cases = scan(settings, seed=seed)
     for bad in cases.rejected:
         _log.warning("set aside %s: %s", bad.file, bad.reason)
     require_enough(cases, settings)
     return cases
 
 
-def scan(settings: DataSettings, *, seed: int, mixed: bool = False) -> CaseSet:
+def scan(settings: DataSettings, *, seed: int) -> CaseSet:
     """As `load`, however few cases are left.
 
     **Raises** `DataError` if nothing is there at all.
@@ -42,8 +40,7 @@ def scan(settings: DataSettings, *, seed: int, mixed: bool = False) -> CaseSet:
     if not settings.root:
         return _phantoms(settings, seed)
     found = _read(Path(settings.root).expanduser(), settings)
-    if not mixed:
-        _need_patients(found)
+    _need_patients(found)
     classes = settings.classes or _classes(found.rows)
     cases, unknown = _label(found, classes)
     return CaseSet(
@@ -52,6 +49,32 @@ def scan(settings: DataSettings, *, seed: int, mixed: bool = False) -> CaseSet:
         settings.mask_classes,
         (*found.rejected, *unknown),
     )
+
+
+def read_own(settings: DataSettings, *, layout: str, mask_suffix: str) -> CaseSet:
+    """A real site's training cases, each by itself: no case decides what becomes of another.
+
+    `layout`, "images", "folders", "dicom" or "npz", is not guessed from what lies there, and without `settings.classes`
+    no label is read.
+
+    **Raises** `DataError` if nothing of that layout is there.
+    """
+    root = Path(settings.root).expanduser()
+    found = Found()
+    if layout == "npz" and root.is_file():
+        found = read_npz(root, root.stem, settings)
+    elif layout == "dicom" and root.is_dir():
+        found = read_dicom(root, root.name, settings)
+    elif layout in ("images", "folders") and root.is_dir():
+        folders = [root] if layout == "images" else sorted(child for child in root.iterdir() if is_site(child))
+        for folder in folders:
+            found.add(read_images(folder, folder.name, settings, mask_suffix))
+    else:
+        raise DataError(f"expected data of layout {layout!r} at {root}; correct data_root or data_layout in the policy")
+    rows = found.rows if settings.classes else [replace(row, number=None, name=None) for row in found.rows]
+    cases, unknown = _label(replace(found, rows=rows), settings.classes)
+    training = tuple(case for case in cases if case.split in ("", "train"))
+    return CaseSet(training, settings.classes, settings.mask_classes, (*found.rejected, *unknown))
 
 
 def guess_mask_classes(settings: DataSettings) -> tuple[str, ...]:
@@ -101,11 +124,7 @@ def _read_sites(root: Path, settings: DataSettings) -> Found:
         if folder not in sites:
             found.rejected.append(reject(folder.name, "folder-without-images"))
             continue
-        one = read_site(folder, folder.name, settings)
-        found.cases += one.cases
-        found.rows += one.rows
-        found.rejected += one.rejected
-        found.labelled = found.labelled or one.labelled
+        found.add(read_site(folder, folder.name, settings))
     return found
 
 

@@ -66,7 +66,11 @@ def _lines(path: Path) -> list[tuple[int, list[str] | None]]:
 
     Each line is read for itself: a quote that one forgets to close swallows no other.
     """
-    lines = [(number, _cells(line)) for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise Unusable("table-unreadable") from None
+    lines = [(number, _cells(line)) for number, line in enumerate(content.splitlines(), 1)]
     lines = [(number, cells) for number, cells in lines if cells is None or any(cell.strip() for cell in cells)]
     if not lines:
         raise Unusable("table-empty")

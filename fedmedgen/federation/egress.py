@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NewType
 
 import numpy as np
@@ -35,7 +35,7 @@ def check(
     expected: Mapping[str, tuple[int, ...]],
     simulation: bool,
 ) -> Checked:
-    """The reply, if every part of it may leave.
+    """The reply, if every part of it may leave, its arrays in the order that was asked for.
 
     `public` are the policy's own words and figures by key; `expected` are the shapes of the arrays that were asked for.
 
@@ -54,9 +54,10 @@ def check(
         raise EgressError(f"status must be one of {', '.join(records.STATUSES)}; got {status!r}")
     if status != records.DONE and (reply.metrics or reply.arrays):
         raise EgressError(f"a reply of status {status!r} must hold no arrays and no metrics")
-    if reply.arrays:
-        check_arrays(reply.arrays, expected)
-    return Checked(reply)
+    if not reply.arrays:
+        return Checked(reply)
+    check_arrays(reply.arrays, expected)
+    return Checked(replace(reply, arrays={name: reply.arrays[name] for name in expected}))
 
 
 def refusal(site: str, status: str) -> Checked:

@@ -142,6 +142,8 @@ def unpack_request(content: RecordDict) -> Request:
         raise PolicyError(f"proximal-mu must be from 0 to {LARGEST_RATE:g}; got {pull}")
     try:
         arrays = unpack_arrays(content.array_records[records.ARRAYS])
+        if odd := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"{odd[0]} is no array")
     except Exception as error:
         raise PolicyError(f"the request's arrays can't be read: {error}") from error
     return Request(run, str(config[records.STAGE]), number, unpack_settings(content), noise, pull, arrays)

@@ -1,5 +1,6 @@
 """The site's own limits, read from the site's own file; no message can widen them."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -12,8 +13,9 @@ from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.federation import records
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, stages
 from fedmedgen.privacy.budget import Plan
+from fedmedgen.privacy.ledger import head_beside
 from fedmedgen.schema import from_mapping, plain, require
-from fedmedgen.settings import ColumnSettings, DataSettings, FaultSettings, LedgerSettings, Settings
+from fedmedgen.settings import ColumnSettings, DataSettings, FaultSettings, LedgerSettings, RuntimeSettings, Settings
 
 LARGEST_RATE = 1e6  # of learning and of FedProx's pull
 
@@ -34,25 +36,35 @@ class SitePolicy:
     lifetime_delta: float
     ledger_head: str = ""  # the ledger's head, best on another disk: no one restore then takes both; empty: in `folder`
     data_root: str = ""  # the site's radiographs: no request can choose them; empty in simulations alone
+    data_layout: Literal["images", "folders", "dicom", "npz"] = "images"  # said, not guessed from what lies there
+    mask_suffix: str = ".png"  # a mask has its picture's name with this suffix
     data_columns: ColumnSettings = field(default_factory=ColumnSettings)
     smallest_noise_multiplier: float = 0.3
     smallest_clip_norm: float = 1e-6  # below it the rounding of numbers weighs more than the bound
     largest_clip_norm: float = 10.0
     largest_sample_rate: float = 0.5
+    smallest_sample_rate: float = 1e-5  # this one and the next keep the accountant's grids small
+    largest_noise_multiplier: float = 1e4
     largest_steps: int = 20_000
     largest_rounds: int = 500
     largest_parameters: int = 20_000_000
     largest_layers: int = 64  # levels x layers of each
+    largest_levels: int = 6
     largest_classes: int = 256  # of images, and of masks
+    largest_side: int = 1024  # of an image, in pixels
+    largest_layer: int = 2**25  # numbers in one layer's output for one patient
     largest_rows_per_patient: int = 256  # images x noise draws
     largest_pixels: int = 512 * 512
     threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     bundles: tuple[str, ...] = ()  # SHA-256 of the app bundles that may run here
     unit: Literal["patient", "image"] = "patient"  # of the claim; "image" where ids are missing
     simulation: bool = False
     no_privacy_allowed: bool = False
 
     def __post_init__(self) -> None:
+        name = records.NAME_OF_A_SITE
+        require(bool(re.fullmatch(name, self.site)), "site", self.site, f"of the form {name}")
         require(self.patients_declared >= 1, "patients_declared", self.patients_declared, "at least 1")
         require(self.lifetime_epsilon > 0, "lifetime_epsilon", self.lifetime_epsilon, "above 0")
         require(self.simulation or bool(self.data_root), "data_root", self.data_root, "the path of the site's own data")
@@ -71,6 +83,18 @@ class SitePolicy:
             self.no_privacy_allowed,
             "false unless the site is a simulation on public data",
         )
+
+    @property
+    def ledger_path(self) -> Path:
+        return Path(self.folder) / "ledger.jsonl"
+
+    @property
+    def head_path(self) -> Path:
+        return Path(self.ledger_head) if self.ledger_head else head_beside(self.ledger_path)
+
+    @property
+    def key_path(self) -> Path:
+        return Path(self.folder) / "site.key"
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "SitePolicy":
@@ -93,6 +117,11 @@ class SitePolicy:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(plain(asdict(self)), sort_keys=False))
 
+    def on_own_machine(self, settings: Settings) -> Settings:
+        """A study's settings with this site's device and threads; a simulated site runs where the study says."""
+        own = RuntimeSettings(device=self.device, threads=self.threads)
+        return settings if self.simulation else replace(settings, runtime=own)
+
     def public(self, stage: str = GENERATOR) -> dict[str, str | float]:
         """What may leave the site as public, by key: words and figures of this file, whatever the data hold."""
         weight = self.patients_declared if stage == GENERATOR else self.labelled_declared
@@ -109,11 +138,13 @@ class SitePolicy:
 def for_real_sites(settings: Settings) -> Settings:
     """What a request may tell a real site: the network, its input, the training and the mechanism.
 
-    Paths, splits, columns, smallest numbers and rehearsed faults are a simulation's, or stand in the site's own file.
+    Paths, splits, columns, devices, smallest numbers and rehearsed faults are a simulation's, or stand in the site's
+    own file.
     """
     asked = settings.data
     data = DataSettings(classes=asked.classes, mask_classes=asked.mask_classes, size=asked.size, fit=asked.fit)
-    return replace(settings, backend="deployment", out="", data=data, ledger=LedgerSettings(), fault=FaultSettings())
+    own = replace(settings, ledger=LedgerSettings(), fault=FaultSettings(), runtime=RuntimeSettings())
+    return replace(own, backend="deployment", out="", data=data)
 
 
 def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, stage: str = GENERATOR) -> None:
@@ -136,33 +167,30 @@ def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, st
     _at_most("steps", steps, policy.largest_steps)
     _at_most("parameters", parameters, policy.largest_parameters)
     network, data = settings.generator, settings.data
+    _at_most("levels", len(network.channels), policy.largest_levels)
     _at_most("layers", len(network.channels) * network.layers_per_block, policy.largest_layers)
     _at_most("classes", max(len(data.classes), len(data.mask_classes)), policy.largest_classes)
     _at_most("learning rate", max(stage.learning_rate for stage in stages(settings)), LARGEST_RATE)
     images = max(settings.generator.images_per_patient, settings.segmenter.images_per_patient)
     _at_most("rows per patient", settings.privacy.noise_draws * images, policy.largest_rows_per_patient)
     _at_most("pixels", data.size[0] * data.size[1], policy.largest_pixels)
+    _at_most("side in pixels", max(data.size), policy.largest_side)
+    _at_most("numbers in one layer", largest_layer(settings, images), policy.largest_layer)
     if not settings.private:
         if not policy.no_privacy_allowed:
             raise PolicyError("the study asks for privacy=none; this site's policy allows it in simulations only")
         return
     _at_most("clip norm", settings.privacy.clip_norm, policy.largest_clip_norm)
-    if settings.privacy.clip_norm < policy.smallest_clip_norm:
-        raise PolicyError(
-            f"the request's clip norm is {settings.privacy.clip_norm:g}; the site's smallest is "
-            f"{policy.smallest_clip_norm:g}"
-        )
+    _at_least("clip norm", settings.privacy.clip_norm, policy.smallest_clip_norm)
     _at_most("sample rate", settings.privacy.sample_rate, policy.largest_sample_rate)
+    _at_least("sample rate", settings.privacy.sample_rate, policy.smallest_sample_rate)
 
 
 def check_plan(policy: SitePolicy, plan: Plan) -> None:
     """Refuse a plan whose mechanism or claim is weaker than the site allows."""
     for stage in plan.stages:
-        if not stage.noise_multiplier >= policy.smallest_noise_multiplier:
-            raise PolicyError(
-                f"the request's noise multiplier for {stage.name} is {stage.noise_multiplier:g}; "
-                f"the site's smallest is {policy.smallest_noise_multiplier:g}"
-            )
+        _at_least(f"noise multiplier for {stage.name}", stage.noise_multiplier, policy.smallest_noise_multiplier)
+        _at_most(f"noise multiplier for {stage.name}", stage.noise_multiplier, policy.largest_noise_multiplier)
     _at_most("delta", plan.delta, policy.lifetime_delta)
     try:
         plan.require_within(policy.lifetime_epsilon)
@@ -170,9 +198,22 @@ def check_plan(policy: SitePolicy, plan: Plan) -> None:
         raise PolicyError(f"the request doesn't fit this site's lifetime epsilon: {error}") from error
 
 
+def largest_layer(settings: Settings, images: int) -> int:
+    """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
+    network = settings.generator
+    fold: int = network.unshuffle * 2 ** (len(network.channels) - 1)  # sides are padded to a multiple of it
+    height, width = (math.ceil(side / fold) * fold // network.unshuffle for side in settings.data.size)
+    return settings.privacy.noise_draws * images * height * width * max(network.channels, default=0)
+
+
 def _at_most(what: str, asked: float, largest: float) -> None:
     if not asked <= largest:
-        raise PolicyError(f"the request's {what} is {asked:g}; the site's policy allows at most {largest:g}")
+        raise PolicyError(f"the request's {what} is {str(asked)[:20]}; the site's policy allows at most {largest:g}")
+
+
+def _at_least(what: str, asked: float, smallest: float) -> None:
+    if not asked >= smallest:
+        raise PolicyError(f"the request's {what} is {str(asked)[:20]}; the site's smallest is {smallest:g}")
 
 
 def _refuse_a_simulations(asked: Mapping[str, Any], allowed: Mapping[str, Any], path: str = "") -> None:

@@ -13,6 +13,7 @@ METRICS = "metrics"
 CONFIG = "config"
 
 SITE = "site"
+NAME_OF_A_SITE = r"\w[\w .-]{0,63}"  # letters, digits, spaces, dots, dashes, underscores
 STATUS = "status"
 UNIT = "unit"
 WEIGHT = "num-examples"

@@ -21,6 +21,7 @@ Unscaled = tuple[tuple[float, int], ...]  # (sample rate, steps)
 FINEST_NEEDED = 0.1  # of a step's typical privacy loss, rate / noise: finer grids change epsilon by under 0.2 %
 COARSEST = 1e-3
 MOST_CELLS = 1e5  # over the range of the total loss: hopeless requests are answered fast, by a larger bound
+MOST_CELLS_OF_A_STEP = 3e5
 MOST_STEPS = 1_000_000
 HOPELESS = 0.1  # an interval this wide means an epsilon in the thousands: called infinite
 ROUND_OFF = 2.0**-52  # of delta, for each step: the Fourier transforms' own error stays below half of it
@@ -145,7 +146,14 @@ def _epsilon(parts: Parts, delta: float, grid: float) -> float:
 def _interval(parts: Parts, grid: float) -> float:
     finest = min([COARSEST, *(FINEST_NEEDED * rate / noise for rate, noise, _ in parts)])
     variance = sum(steps * (rate / noise) ** 2 for rate, noise, steps in parts)
-    return grid * max(finest, (variance + 10 * math.sqrt(variance)) / MOST_CELLS)
+    widest = max((_largest_loss(rate, noise) for rate, noise, _ in parts), default=0.0) / MOST_CELLS_OF_A_STEP
+    return max(widest, grid * max(finest, (variance + 10 * math.sqrt(variance)) / MOST_CELLS))
+
+
+def _largest_loss(rate: float, noise: float) -> float:
+    """Of one step, where the noise is 10 standard deviations away."""
+    log_ratio = 10 / noise + 1 / (2 * noise**2)
+    return log_ratio + math.log(rate) if log_ratio > 700 else math.log1p(rate * math.expm1(log_ratio))
 
 
 def _composed(parts: Parts, grid: float) -> Any:

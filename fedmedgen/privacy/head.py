@@ -68,10 +68,10 @@ def settle_head(draft: Path, path: Path) -> None:
         ) from fault
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder, and make its entry and those of its parents survive a power cut."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode, parents=True, exist_ok=True)
     for place in missing:
         sync_folder(place.parent)
 

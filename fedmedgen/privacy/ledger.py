@@ -24,6 +24,7 @@ from fedmedgen.privacy.chain import (
     sealed_line,
 )
 from fedmedgen.privacy.head import draft_head, make_folder, read_head, settle_head, sync_folder, unwritable
+from fedmedgen.privacy.new_ledger import missing
 from fedmedgen.privacy.site_key import load_key, load_or_create_key
 from fedmedgen.privacy.spending import Limit, Spending, replay, torn_cost
 
@@ -31,7 +32,6 @@ __all__ = ["Ledger", "Limit", "head_beside", "load_key", "load_or_create_key", "
 
 logger = logging.getLogger(__name__)
 
-ROUNDING = 1e-9  # relative: sums of decimal epsilons don't fail by their last bit
 REMEMBERED = 64  # ledgers
 
 _checked: dict[tuple[Path, bytes | None], Chain] = {}  # by this process, under this key
@@ -47,20 +47,24 @@ def spending_in(path: Path, *, key: bytes | None, head_path: Path | None) -> Spe
 
     **Raises** `LedgerError` if the record isn't whole.
     """
-    data = b""
-    pinned = None
-    if path.exists():
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            data, pinned = file.read(), read_head(head_path, key) if head_path else None
-    elif head_path:
-        pinned = read_head(head_path, key)
+    data, pinned = _both(path, key, head_path)
     chain = _read(path, data, key)
     if head_path:
         check_head(chain, pinned)
     spending = replay(chain.events)
     spending.add_torn(torn_cost(chain.torn) if chain.torn else None)
     return spending
+
+
+def _both(path: Path, key: bytes | None, head_path: Path | None) -> tuple[bytes, Head | None]:
+    """Ledger and head as they were at one moment, or the head of a ledger that isn't there."""
+    pinned = None
+    for _ in range(2):  # a head that is found without a ledger may be that of a first line written meanwhile
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return file.read(), read_head(head_path, key) if head_path else None
+        pinned = read_head(head_path, key) if head_path else None
+    return b"", pinned
 
 
 def _read(path: Path, data: bytes, key: bytes | None) -> Chain:
@@ -79,16 +83,17 @@ class Ledger:
     the budget exactly one gets it; what was reserved stays spent whatever happens afterwards.
     """
 
-    def __init__(self, path: Path, *, key: bytes, head_path: Path) -> None:
-        self._path, self._key, self._head_path = path, key, head_path
+    def __init__(self, path: Path, *, key: bytes, head_path: Path, made: bool = False) -> None:
+        """`made`: file and head were made by a person (`create_ledger`), and are never made anew here."""
+        self._path, self._key, self._head_path, self._made = path, key, head_path, made
 
     def open_plan(
         self, run: str, digest: str, mapping: Mapping[str, Any], *, epsilon: float, delta: float, limit: Limit
     ) -> None:
         """Count a plan in full against the site's lifetime limit; free if this run has this plan open already.
 
-        **Raises** `BudgetError` if all plans together would exceed the limit; `LedgerError` if the digest isn't the
-        mapping's or a number isn't one.
+        **Raises** `BudgetError` if all plans together exceed the limit of the day; `LedgerError` if the digest
+        isn't the mapping's or a number isn't one.
         """
         if digest != digest_of(mapping):
             raise LedgerError("the plan's digest isn't that of its mapping: pass Plan.digest with Plan.to_mapping()")
@@ -98,9 +103,10 @@ class Ledger:
                 raise LedgerError(f"{name} must be a finite number of at least 0; got {value!r}")
         with self._locked() as writer:
             if writer.spending.has_plan(run, digest):
+                writer.spending.refuse_above(limit)
                 return
             writer.spending.refuse_if_closed()
-            _check_limit(writer.spending, epsilon=epsilon, delta=delta, limit=limit)
+            writer.spending.refuse_beyond(limit, epsilon=epsilon, delta=delta)
             event = {"event": "open", "epsilon": epsilon, "delta": delta, "run": run, "plan": digest}
             writer.append({**event, "mapping": mapping, "limit": vars(limit)})
 
@@ -151,6 +157,8 @@ class Ledger:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             pinned = read_head(self._head_path, self._key)
+            if self._made and pinned is None:
+                raise missing("ledger's head", self._head_path)
             chain = _read(self._path, _whole(handle), self._key)
             check_head(chain, pinned)
             writer = _Writer(handle, self._head_path, self._key, chain)
@@ -163,6 +171,8 @@ class Ledger:
         """The ledger's file, made together with its folder and the head's where they aren't there yet."""
         place = self._head_path.parent
         try:
+            if self._made:
+                return os.open(self._path, os.O_RDWR | os.O_APPEND)
             make_folder(place)
             place = self._path
             make_folder(place.parent)
@@ -171,6 +181,8 @@ class Ledger:
             if is_new:
                 sync_folder(place.parent)
         except OSError as fault:
+            if self._made and isinstance(fault, FileNotFoundError):
+                raise missing("ledger", self._path) from fault
             raise unwritable(place, fault) from fault
         return handle
 
@@ -205,18 +217,6 @@ class _Writer:
         _write(self._handle, before + line)
         settle_head(draft, self._head_path)
         self._head = head
-
-
-def _check_limit(spending: Spending, *, epsilon: float, delta: float, limit: Limit) -> None:
-    for name, wanted, spent, most in (
-        ("epsilon", epsilon, spending.epsilon, limit.epsilon),
-        ("delta", delta, spending.delta, limit.delta),
-    ):
-        if spent + wanted > most * (1 + ROUNDING):
-            raise BudgetError(
-                f"the plan wants {name} {wanted:.6g}, but {spent:.6g} of this site's {most:.6g} is spent: "
-                f"{max(0.0, most - spent):.6g} is left; plan a smaller {name}, or have the policy's limit raised"
-            )
 
 
 def _whole(handle: int) -> bytes:

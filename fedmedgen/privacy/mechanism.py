@@ -14,6 +14,8 @@ from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.schema import from_mapping, require
 
+GRID_BITS = 20  # a release is a multiple of the noise's size, rounded up to a power of two, over 2 to this
+
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
@@ -50,8 +52,8 @@ class StagePlan:
         """The noisy mean: (sum + noise_multiplier * clip_norm * normal) / (sample_rate * denominator_patients).
 
         **Raises** `PrivacyError` if the sum isn't finite, which the engines rule out.
-        **Guarantee** Noise is added in double precision and the result rounded to float32 once, so that the low bits
-        of the sum don't survive beside it.
+        **Guarantee** Noise is added in double precision; the result is rounded to a grid a millionth of the noise wide,
+        then to float32, so that the low bits of the sum don't survive beside it.
         """
         scale = self.noise_multiplier * self.clip_norm
         expected_patients = self.sample_rate * self.denominator_patients
@@ -69,4 +71,6 @@ def _noisy(part: Tensor, *, scale: float, stream: Stream) -> Tensor:
     if not bool(torch.isfinite(part).all()):
         raise PrivacyError("the clipped sum holds a value that is not finite: the engine is broken; nothing was sent")
     noise = torch.from_numpy(stream.normal_float64(part.numel())).reshape(part.shape)
-    return (part.detach().to("cpu", torch.float64) + scale * noise).to(torch.float32).to(part.device)
+    noisy = part.detach().to("cpu", torch.float64) + scale * noise
+    grid = math.ldexp(1.0, math.frexp(scale)[1] - GRID_BITS)
+    return ((noisy / grid).round() * grid).to(torch.float32).to(part.device)

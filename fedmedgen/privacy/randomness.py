@@ -10,6 +10,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from torch import Tensor
 
+_forks = [0]  # how many forks lie between this process and the first
+os.register_at_fork(after_in_child=lambda: _forks.__setitem__(0, _forks[0] + 1))
+
 CHUNK = 1 << 16  # normals made at a time: they stay in the cache
 
 
@@ -22,7 +25,7 @@ class Stream:
 
     def __init__(self, key: bytes, *, seeded: bool) -> None:
         self.is_seeded = seeded
-        self._process = os.getpid()
+        self._process = _process()
         self._start(key)
 
     @classmethod
@@ -68,10 +71,15 @@ class Stream:
         self._keystream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
     def _bytes(self, count: int) -> bytes:
-        if not self.is_seeded and os.getpid() != self._process:
-            self._process = os.getpid()
+        if not self.is_seeded and _process() != self._process:
+            self._process = _process()
             self._start(os.urandom(32))
         return self._keystream.update(bytes(count))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Stream can't be copied or stored: its noise would be drawn twice; make a new one")
+
+
+def _process() -> tuple[int, int]:
+    """What tells a process from the one it was forked from, even where both have one number."""
+    return os.getpid(), _forks[0]

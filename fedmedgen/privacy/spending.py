@@ -11,6 +11,7 @@ from fedmedgen.errors import BudgetError, LedgerError
 
 State = Literal["unknown", "reserved", "complete"]
 
+ROUNDING = 1e-9  # relative: sums of decimal epsilons don't fail by their last bit
 ALL = {"all": True}
 # An amount in a torn line counts as read only if the comma after it was written too.
 KIND = re.compile(r'\{"n":\d+,"prev":"[0-9a-f]{64}","event":"(open|reserve|complete)",')
@@ -74,6 +75,27 @@ class Spending:
                 "a line of the ledger was torn by a crash and its amount can't be read, so all that remained is spent; "
                 "a person may start a new ledger under a budget that counts this one in full"
             )
+
+    def refuse_beyond(self, limit: Limit, *, epsilon: float, delta: float) -> None:
+        """**Raises** `BudgetError` if a plan of so much would exceed the limit."""
+        for name, wanted, spent, most in (
+            ("epsilon", epsilon, self.epsilon, limit.epsilon),
+            ("delta", delta, self.delta, limit.delta),
+        ):
+            if spent + wanted > most * (1 + ROUNDING):
+                raise BudgetError(
+                    f"the plan wants {name} {wanted:.6g}, but {spent:.6g} of this site's {most:.6g} is spent: "
+                    f"{max(0.0, most - spent):.6g} is left; plan a smaller {name}, or have the policy's limit raised"
+                )
+
+    def refuse_above(self, limit: Limit) -> None:
+        """**Raises** `BudgetError` if more is spent than a limit that was lowered since."""
+        for name, spent, most in (("epsilon", self.epsilon, limit.epsilon), ("delta", self.delta, limit.delta)):
+            if spent > most * (1 + ROUNDING):
+                raise BudgetError(
+                    f"{name} {spent:.6g} is spent, above the {most:.6g} that the site's policy now allows: plans that "
+                    "are open have stopped, and go on only if the policy's limit is raised"
+                )
 
     def steps_left(self, run: str, digest: str, stage: str) -> int:
         """**Raises** `BudgetError` if the run has no such plan open or the plan no such stage."""

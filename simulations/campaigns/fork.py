@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 Mark = Callable[[str], None]
 Victim = Callable[[Mark], None]
 
@@ -56,6 +58,7 @@ def _live(victim: Victim, pipe: int) -> None:
         plain(pipe, words.replace("\n", " ").encode() + b"\n")
 
     try:
+        torch.set_num_threads(1)  # a fork has none of its parent's other threads, and would wait for them
         logging.disable(logging.CRITICAL)
         mark("starting")
         victim(mark)

@@ -14,7 +14,7 @@ from fedmedgen.privacy.head import read_head
 from fedmedgen.privacy.ledger import load_key
 from fedmedgen.privacy.spending import Spending
 from simulations.campaigns.fork import Moment, killed
-from simulations.campaigns.victims import MAPPING, STEPS, Asking, LedgerAlone, RealSite, Subject, answer, ledger_in
+from simulations.campaigns.victims import MAPPING, STEPS, Asking, LedgerAlone, Subject, answer, ledger_in
 
 SITE, LEDGER, SHORT, MENDING = "site", "ledger alone", "ledger, short writes", "mending a torn line"
 KINDS = (SITE, SITE, LEDGER, SHORT, MENDING)  # of one life after the other
@@ -72,7 +72,7 @@ class Trial:
 
     @classmethod
     def fresh(cls, kind: str, asking: Asking, folder: Path) -> "Trial":
-        trial = cls(kind, RealSite(asking, folder) if kind == SITE else LedgerAlone(folder))
+        trial = cls(kind, asking.made(folder) if kind == SITE else LedgerAlone(folder))
         if kind == MENDING:
             trial.ask("run-0", 0)  # a plan whose steps the torn line is for
         return trial

@@ -24,6 +24,7 @@ from fedmedgen.federation.policy import SitePolicy, for_real_sites
 from fedmedgen.privacy import ledger as ledger_module
 from fedmedgen.privacy.chain import digest_of
 from fedmedgen.privacy.ledger import Ledger, Limit, load_or_create_key
+from fedmedgen.privacy.new_ledger import create_ledger
 from fedmedgen.settings import Settings
 from simulations.campaigns.fork import Mark
 from sites.own_data import own_cases
@@ -67,14 +68,20 @@ class Asking:
         table.write_text("\n".join([f"{first},patient", *rows]) + "\n")
         arrays = local_round.trainable_arrays(local_round.build_model(settings, plan.GENERATOR))
         asking = cls(settings, plan.noise_multiplier(settings), arrays, folder)
-        RealSite(asking, folder / "first").ask("first", 1, lambda _: None)  # the self-check, once for all
+        asking.made(folder / "first").ask("first", 1, lambda _: None)  # the self-check, once for all
         return asking
+
+    def made(self, folder: Path) -> "RealSite":
+        """A real site that has its empty ledger and, but for the first, has passed its self-check."""
+        checked = self.folder / "first" / "selfcheck"
+        if checked.is_dir():
+            shutil.copytree(checked, folder / "selfcheck")
+        policy = self.site(folder).policy
+        create_ledger(policy.ledger_path, key_path=policy.key_path, head_path=policy.head_path)
+        return RealSite(self, folder)
 
     def site(self, folder: Path, seen: Callable[[], None] = lambda: None) -> Site:
         """A real site with its state in `folder`; `seen` is told before a patient is touched."""
-        checked = self.folder / "first" / "selfcheck"
-        if checked.is_dir() and not folder.is_dir():
-            shutil.copytree(checked, folder / "selfcheck")
         policy = SitePolicy(
             site="north",
             folder=str(folder),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedmedgen.data import dicom
 from fedmedgen.data.pictures import read_grey
 from fedmedgen.data.rejection import KINDS, Unusable
 
@@ -36,6 +37,11 @@ def picture_too_small(images: Path) -> None:
 def picture_too_large(images: Path) -> None:
     """a picture of 12000x12000 pixels"""
     Image.new("1", (12000, 12000)).save(images / "b.png")
+
+
+def file_unreadable(images: Path) -> None:
+    """a file that nobody may read"""
+    (images / "b.png").chmod(0)
 
 
 def picture_flat(images: Path) -> None:
@@ -91,6 +97,7 @@ MAKERS = {
         truncated_picture,
         picture_too_small,
         picture_too_large,
+        file_unreadable,
         picture_flat,
         picture_not_finite,
         several_frames,
@@ -104,8 +111,21 @@ MAKERS = {
 NO_PICTURE_LOST = ("mask-without-picture", "folder-without-images")
 
 
+@pytest.fixture
+def modes_count_for_root(monkeypatch):
+    """Whoever runs the tests meets files as an ordinary user does."""
+    plain = dicom.is_dicom
+
+    def is_dicom(path):
+        if path.stat().st_mode & 0o444 == 0:
+            raise PermissionError(13, "Permission denied")
+        return plain(path)
+
+    monkeypatch.setattr(dicom, "is_dicom", is_dicom)
+
+
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_bad_picture_is_set_aside_in_the_documented_words(kind, site, scan_site, documented):
+def test_a_bad_picture_is_set_aside_in_the_documented_words(kind, site, scan_site, documented, modes_count_for_root):
     MAKERS[kind](site / "images")
     cases = scan_site()
     found = [(bad.kind, (MAKERS[kind].__doc__, bad.reason)) for bad in cases.rejected]

@@ -1,10 +1,14 @@
 """The only door out: what isn't listed can't leave."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from flwr.common.serde import recorddict_to_proto
 
 from fedmedgen.errors import EgressError
-from fedmedgen.federation import egress, records
+from fedmedgen.federation import egress, messages, records
 from fedmedgen.federation.egress import Reply
 
 SHAPES = {"weight": (2, 3)}
@@ -18,7 +22,19 @@ GOOD = Reply(
 
 
 def test_a_listed_reply_passes() -> None:
-    assert egress.check(GOOD, public=PUBLIC, expected=SHAPES, simulation=False) is GOOD
+    assert egress.check(GOOD, public=PUBLIC, expected=SHAPES, simulation=False) == GOOD
+
+
+def test_arrays_leave_in_the_order_that_was_asked_for_whatever_order_they_come_in() -> None:
+    shapes = {"weight": (2, 3), "bias": (3,), "a": (1,)}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    packed = set()
+    for names in itertools.permutations(shapes):
+        reply = replace(GOOD, arrays={name: arrays[name] for name in names})
+        checked = egress.check(reply, public=PUBLIC, expected=shapes, simulation=False)
+        assert list(checked.arrays) == list(shapes)
+        packed.add(recorddict_to_proto(messages.pack_reply(checked)).SerializeToString(deterministic=True))
+    assert len(packed) == 1
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,16 @@ def policy() -> SitePolicy:
         ("privacy.sample_rate=1.0", "sample rate"),
         ("rounds=1000000", "rounds"),
         ("privacy.generator_steps=100000", "steps"),
+        ("privacy.sample_rate=1e-9", "sample rate"),
+        (f"generator.channels={[8] * 14} generator.attention={[False] * 14}".replace(", ", ","), "levels"),
+        ("data.size=[8,32768]", "side"),
+        ("data.size=[512,512] generator.images_per_patient=64", "numbers in one layer"),
         ("privacy=none", "privacy=none"),
     ],
 )
 def test_a_greedy_request_is_refused(policy: SitePolicy, words: str, refusal: str) -> None:
     with pytest.raises(PolicyError, match=refusal):
-        check_request(policy, asked(words), parameters=1000)
+        check_request(policy, asked(*words.split()), parameters=1000)
 
 
 @pytest.mark.parametrize(

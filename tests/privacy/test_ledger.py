@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fedmedgen.errors import BudgetError, LedgerError
+from fedmedgen.privacy import ledger as ledger_module
 from fedmedgen.privacy.budget import Plan
+from fedmedgen.privacy.chain import Head
 from fedmedgen.privacy.ledger import Ledger, Limit, load_or_create_key
 
 Opened = Callable[[], Ledger]
@@ -74,6 +76,27 @@ def test_the_limit_of_the_day_counts_not_the_one_of_the_first_plan(open_ledger: 
     open_plan(open_ledger(), plan, limit=Limit(100.0, 1.0))
     with pytest.raises(BudgetError):
         open_plan(open_ledger(), plan, run="run-2", limit=Limit(5.0, 1.0))
+
+
+@pytest.mark.parametrize("lowered", [Limit(7.9, 1e-3), Limit(10.0, 1.9e-5)], ids=["epsilon", "delta"])
+def test_a_limit_lowered_below_what_is_spent_stops_open_plans_until_it_is_raised(
+    open_ledger: Opened, plan: Plan, tmp_path: Path, lowered: Limit
+) -> None:
+    for run in ("run-1", "run-2"):
+        open_plan(open_ledger(), plan, run=run)
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    with pytest.raises(BudgetError, match=r"is spent, above the .* that the site's policy now allows"):
+        open_plan(open_ledger(), plan, limit=lowered)
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+    open_plan(open_ledger(), plan)
+
+
+def test_a_plan_exactly_at_the_limit_goes_on(open_ledger: Opened, plan: Plan) -> None:
+    limit = Limit(epsilon=0.3, delta=3e-5)
+    for _ in range(2):  # the second time all three are open: 0.1 + 0.1 + 0.1 is more than 0.3 by its last bit
+        for run in ("a", "b", "c"):
+            open_plan(open_ledger(), plan, run=run, epsilon=0.1, limit=limit)
+    open_ledger().reserve("a", plan.digest, "generator", 40, "request")
 
 
 @pytest.mark.parametrize("epsilon", [float("nan"), float("inf"), -1.0])
@@ -178,6 +201,42 @@ def test_of_processes_racing_for_the_last_steps_of_a_stage_exactly_one_wins(tmp_
     open_plan(ledger, plan)
     assert sum(race(try_to_reserve, tmp_path, plan)) == 1
     assert ledger.steps_reserved("run-1", plan.digest)["generator"] == 25
+
+
+def test_a_reader_that_meets_the_very_first_write_sees_nothing_or_all_of_it(
+    open_ledger: Opened, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer, read = open_ledger(), open_ledger(), ledger_module.read_head
+    looks = []
+
+    def written_meanwhile(path: Path, key: bytes | None) -> Head | None:
+        looks.append(path)
+        if len(looks) == 1:  # no ledger was found; before the head is looked for, the first plan is opened
+            open_plan(writer, plan)
+        return read(path, key)
+
+    monkeypatch.setattr(ledger_module, "read_head", written_meanwhile)
+    assert reader.spent().epsilon == 4.0
+
+
+def read_while_written(folder: Path, reads: int) -> None:
+    key = load_or_create_key(folder / "key")
+    for _ in range(reads):
+        assert Ledger(folder / "ledger.jsonl", key=key, head_path=folder / "head").spent().lines <= 1
+
+
+def test_readers_racing_with_the_very_first_write_refuse_nothing(tmp_path: Path, plan: Plan) -> None:
+    fork = multiprocessing.get_context("fork")
+    for attempt in range(10):
+        folder = tmp_path / str(attempt)
+        load_or_create_key(folder / "key")
+        readers = [fork.Process(target=read_while_written, args=(folder, 100)) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        assert try_to_open(folder, "run-1", plan)
+        for reader in readers:
+            reader.join()
+        assert [reader.exitcode for reader in readers] == [0, 0]
 
 
 def test_every_line_is_json_and_names_what_it_costs(open_ledger: Opened, plan: Plan, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Poisson coins, noise, denominator: what the accountant assumes is what the mechanism does."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -129,3 +130,18 @@ def test_a_stage_survives_its_mapping() -> None:
 def test_a_stage_refuses_an_unknown_key() -> None:
     with pytest.raises(SettingsError, match="noise_multiplier"):
         StagePlan.from_mapping({**STAGE.to_mapping(), "noise_multiplyer": 1.0})
+
+
+@pytest.mark.parametrize("noise_multiplier", [0.3, 1.0, 7.3, 1e4])
+@pytest.mark.parametrize("value", [0.0, 1 / 3, -2.7e-9])
+def test_a_release_is_on_a_grid_that_hides_the_low_bits_of_the_sum(noise_multiplier: float, value: float) -> None:
+    stage = StagePlan(
+        name="generator", sample_rate=1.0, noise_multiplier=noise_multiplier, clip_norm=0.7, steps=1,
+        denominator_patients=1,
+    )  # fmt: skip
+    (released,) = stage.release([torch.full((4096,), value, dtype=torch.float64)], Stream.seeded(0))
+    scale = noise_multiplier * 0.7
+    grid = 2.0 ** (math.floor(math.log2(scale)) + 1 - 20)
+    near = released[released.abs() < grid * 2**23].double() / grid
+    assert len(near) > 3000
+    assert torch.equal(near, near.round())

@@ -84,3 +84,15 @@ def test_a_stream_can_not_be_copied_or_stored(duplicate: object) -> None:
 def test_generators_for_augmentation_differ_from_call_to_call() -> None:
     stream = Stream.seeded(0)
     assert stream.torch_generator().initial_seed() != stream.torch_generator().initial_seed()
+
+
+def test_a_child_of_the_same_number_as_its_parent_draws_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container of its own a child may bear its parent's process number."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    stream = Stream.system()
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.write(write, stream.normal_float64(4).tobytes())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not np.array_equal(np.frombuffer(os.read(read, 32)), stream.normal_float64(4))

@@ -20,6 +20,7 @@ from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.messages import Request
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.privacy.ledger import load_or_create_key, spending_in
+from fedmedgen.privacy.new_ledger import create_ledger
 from server.run_store import RunStore
 from simulations.in_process import run_in_process
 from simulations.run import simulate
@@ -103,6 +104,8 @@ def nodes(tmp_path: Path) -> dict[int, dict[str, Any]]:
             data_root="films",
             unit="image",
         ).write(tmp_path / site / "policy.yaml")
+        policy = SitePolicy.read(tmp_path / site / "policy.yaml")
+        create_ledger(policy.ledger_path, key_path=policy.key_path, head_path=policy.head_path)
     return {100 + number: {"policy": str(tmp_path / site / "policy.yaml")} for number, site in enumerate(SITES)}
 
 

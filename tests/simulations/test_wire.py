@@ -20,6 +20,7 @@ from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
 from fedmedgen.federation import egress, local_round, messages, records
 from fedmedgen.federation.policy import SitePolicy, for_real_sites
+from fedmedgen.privacy.new_ledger import create_ledger
 from fedmedgen.settings import Settings
 from simulations.in_process import InProcessGrid, run_in_process
 from simulations.run import simulate
@@ -116,6 +117,8 @@ def real_policies(folder: Path, settings: Settings) -> dict[str, SitePolicy]:
             data_root=str(folder / site / "films"),
         )
         policies[site].write(folder / site / "policy.yaml")
+        made = policies[site]
+        create_ledger(made.ledger_path, key_path=made.key_path, head_path=made.head_path)
     return policies
 
 

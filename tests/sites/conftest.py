@@ -17,6 +17,7 @@ from fedmedgen.emission.writing import write_set
 from fedmedgen.federation import local_round, messages, plan, records
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.privacy.new_ledger import create_ledger
 from fedmedgen.settings import Settings
 from sites import site
 from sites.app import app
@@ -53,24 +54,47 @@ class Server:
             config[key.replace("_", "-")] = value
         return RecordDict({records.ARRAYS: messages.pack_arrays(arrays), records.CONFIG: config})
 
+    def create(self) -> "Server":
+        """The same server, after a person at the site has made its ledger."""
+        policy = self.policy_read
+        create_ledger(policy.ledger_path, key_path=policy.key_path, head_path=policy.head_path)
+        return self
+
     def send(self, content: RecordDict, message_type: str = MessageType.TRAIN) -> Message:
-        """What Flower's runtime would hand back to the server."""
-        path = Path(self.policy.folder).with_name("policy.yaml")
-        self.policy.write(path)
-        context = Context(1, NODE, {"policy": str(path)}, RecordDict(), self.run_config)
+        """What Flower's runtime would hand back to the server, from a site that has its ledger."""
+        if not Path(self.policy.folder).exists():
+            self.create()
+        return self.deliver(content, message_type)
+
+    def deliver(self, content: RecordDict, message_type: str = MessageType.TRAIN) -> Message:
+        """What Flower's runtime would hand back to the server, from the site as it is."""
+        context = Context(1, NODE, {"policy": str(self.policy_file)}, RecordDict(), self.run_config)
         return app(Message(content, dst_node_id=NODE, message_type=message_type), context)
 
     def ask(self, stage: str = "generator", **words: Any) -> Reply:
         return messages.unpack_reply(self.send(self.request(stage, **words)).content)
 
     @property
+    def policy_file(self) -> Path:
+        """The site's policy, written."""
+        path = Path(self.policy.folder).with_name("policy.yaml")
+        self.policy.write(path)
+        return path
+
+    @property
+    def policy_read(self) -> SitePolicy:
+        """The policy as the site reads it."""
+        return SitePolicy.read(self.policy_file)
+
+    @property
     def spent(self) -> bool:
-        return (Path(self.policy.folder) / "ledger.jsonl").exists()
+        """Whether anything stands in the site's ledger."""
+        return self.policy.ledger_path.exists() and bool(self.policy.ledger_path.read_bytes())
 
     @property
     def events(self) -> Sequence[str]:
         """What stands in the site's ledger, event by event."""
-        lines = (Path(self.policy.folder) / "ledger.jsonl").read_text().splitlines()
+        lines = self.policy.ledger_path.read_text().splitlines()
         return [json.loads(line)["event"] for line in lines]
 
 
@@ -122,9 +146,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     plain: Callable[..., CaseSet] = own_data._read
 
-    def look(data: Any) -> CaseSet:
+    def look(data: Any, *rest: str) -> CaseSet:
         seen.append(data.root)
-        return plain(data)
+        return plain(data, *rest)
 
     monkeypatch.setattr(own_data, "_read", look)
     return seen

@@ -70,8 +70,10 @@ def test_the_same_request_gets_the_same_bytes_free(server: Any) -> None:
 
 
 def test_a_stored_reply_that_may_no_longer_leave_stays(server: Any) -> None:
+    """Under another declared figure it is another plan, for which nothing is left."""
     assert server.ask().config[records.STATUS] == records.DONE
-    assert server.at(patients_declared=40).ask() == Reply({records.SITE: "north", records.STATUS: records.FAULT})
+    refused = Reply({records.SITE: "north", records.STATUS: records.REFUSED_BUDGET})
+    assert server.at(patients_declared=40).ask() == refused
 
 
 def test_a_crash_after_the_reservation_is_spent_and_asking_again_spends_again(

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedmedgen.federation import plan, records
+from fedmedgen.errors import LedgerError
+from fedmedgen.federation import messages, plan, records
 from fedmedgen.federation.egress import Reply
+from sites import site
+from sites.own_data import own_cases
+from sites.site import Site
 
 REFUSED_BUDGET = Reply({records.SITE: "north", records.STATUS: records.REFUSED_BUDGET})
 REFUSED_LEDGER = Reply({records.SITE: "north", records.STATUS: records.REFUSED_LEDGER})
@@ -97,6 +102,85 @@ def test_a_ledger_deleted_beside_its_head_is_refused(apart: Any) -> None:
 
 
 def test_a_head_whose_disk_is_not_there_is_refused_before_anything_is_spent(apart: Any, tmp_path: Path) -> None:
-    (tmp_path / "vault").rmdir()
+    apart.create()
+    (tmp_path / "vault").rename(tmp_path / "away")
     assert apart.ask() == REFUSED_LEDGER
     assert not apart.spent
+    assert not (tmp_path / "vault").exists()
+    (tmp_path / "away").rename(tmp_path / "vault")
+    assert apart.ask().config[records.STATUS] == records.DONE
+
+
+def as_it_is(server: Any, **words: Any) -> Reply:
+    """The answer of a site for which nobody makes a ledger."""
+    return messages.unpack_reply(server.deliver(server.request(**words)).content)
+
+
+@pytest.mark.parametrize("spent_before", [False, True])
+def test_a_state_folder_that_is_not_mounted_starts_no_fresh_budget(
+    server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, spent_before: bool
+) -> None:
+    state = Path(server.policy.folder)
+    if spent_before:
+        assert server.ask().config[records.STATUS] == records.DONE
+        state.rename(tmp_path / "away")
+    for empty in (False, True):  # no folder at all, or the empty one that a disk is mounted on
+        if empty:
+            state.mkdir()
+        assert as_it_is(server, run="run-2") == REFUSED_LEDGER
+        assert not state.exists() or not list(state.iterdir())
+    for words in (f"expected the ledger's key at {state / 'site.key'}", "mounted", "fedmedgen ledger create"):
+        assert words in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["site.key", "ledger.jsonl", "ledger.head"])
+@pytest.mark.parametrize("spent_before", [False, True])
+def test_a_key_a_ledger_or_a_head_that_is_gone_is_refused_and_not_made_anew(
+    server: Any, spent_before: bool, lost: str
+) -> None:
+    if spent_before:
+        assert server.ask().config[records.STATUS] == records.DONE
+    else:
+        server.create()
+    place = Path(server.policy.folder) / lost
+    data = place.read_bytes()
+    place.unlink()
+    with pytest.raises(LedgerError, match=r"there is none: a disk may not be mounted.*ledger create POLICY") as refused:
+        Site(server.policy_read, partial(own_cases, server.policy)).ledger()
+    assert str(place) in str(refused.value)
+    assert as_it_is(server, server_round=2) == REFUSED_LEDGER
+    assert not place.exists()
+    place.write_bytes(data)
+    place.chmod(0o600)
+    assert as_it_is(server, server_round=2).config[records.STATUS] == records.DONE
+
+
+def test_an_emptied_ledger_without_its_head_is_refused(server: Any) -> None:
+    assert server.ask().config[records.STATUS] == records.DONE
+    server.policy.ledger_path.write_bytes(b"")
+    server.policy.head_path.unlink()
+    assert as_it_is(server, server_round=2) == REFUSED_LEDGER
+    assert not server.spent
+
+
+def test_a_lowered_lifetime_limit_stops_the_plans_that_are_open(server: Any) -> None:
+    wide, stored = server.at(lifetime_epsilon=20.0, lifetime_delta=2e-5), []
+    for run in ("run-1", "run-2"):
+        stored.append(wide.ask(run=run))
+        assert stored[-1].config[records.STATUS] == records.DONE
+    before = lines(server)
+    for narrow in (wide.at(lifetime_epsilon=15.0), wide.at(lifetime_delta=1.5e-5)):
+        assert narrow.ask(run="run-1", server_round=2) == REFUSED_BUDGET
+        assert lines(server) == before
+        assert narrow.ask(run="run-1").config[records.STATUS] == records.DONE  # paid already
+    assert wide.ask(run="run-1", server_round=2).config[records.STATUS] == records.DONE
+
+
+def test_nothing_is_checked_or_written_for_a_plan_that_has_no_room(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[object] = []
+    monkeypatch.setattr(site, "check_once", lambda *asked: checks.append(asked))
+    assert server.ask().config[records.STATUS] == records.DONE
+    assert server.ask(run="another").config[records.STATUS] == records.REFUSED_BUDGET
+    assert len(checks) == 1

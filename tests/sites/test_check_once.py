@@ -32,7 +32,29 @@ def test_a_right_engine_passes_and_leaves_a_mark_that_says_what_was_checked(tmp_
     selfcheck.check_once(tmp_path / "marks", asked, stage)
     (mark,) = (tmp_path / "marks").iterdir()
     assert json.loads(mark.read_text())[0] == stage
-    assert json.loads(mark.read_text())[-3:] == ["reference", "fp32", torch.__version__]
+    *_, how, machine, code = json.loads(mark.read_text())
+    assert (how, machine[0]) == (["reference", "fp32"], "cpu")
+    assert torch.__version__ in code
+
+
+def test_a_mark_speaks_only_of_the_code_and_the_machine_that_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(selfcheck, "check_engine", lambda engine, *_, **__: asked.append(engine))
+    tiny = settings("privacy.engine=reference")
+    changes = (
+        lambda: monkeypatch.setenv("FEDMEDGEN_BUNDLE", "1" * 64),
+        lambda: monkeypatch.setattr(selfcheck, "version", lambda _: "9.9"),
+        lambda: monkeypatch.setattr(torch, "get_num_threads", lambda: 7),
+        lambda: [mark.write_text("[]") for mark in (tmp_path / "marks").iterdir()],
+    )
+    for change in (lambda: None, *changes):
+        change()
+        for _ in range(2):
+            selfcheck.check_once(tmp_path / "marks", tiny, GENERATOR)
+            selfcheck._passed.clear()
+    assert len(asked) == 1 + 3 + 1
 
 
 def test_each_engine_and_precision_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 from fedmedgen.composition import compose
+from fedmedgen.data import folders
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.federation import local_round, records
 from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.randomness import Stream
+from fedmedgen.settings import Settings
+from sites import own_data
 from sites.own_data import own_cases
 
 PATIENTS = 24
@@ -59,7 +65,8 @@ def test_a_patient_in_two_folders_of_a_site_is_one_unit(
 ) -> None:
     for year in ("2023", "2024"):
         copied(films, tmp_path / "films" / year)
-    assert len(trained_on(server.at(data_root=str(tmp_path / "films")))) == PATIENTS
+    several = server.at(data_root=str(tmp_path / "films"), data_layout="folders")
+    assert len(trained_on(several)) == PATIENTS
 
 
 def test_a_case_without_a_patient_is_left_out_and_moves_no_other(
@@ -190,3 +197,86 @@ def test_one_patients_fault_inside_a_round_leaves_the_others_in_it(
     assert len(set(drawn) - {None}) == PATIENTS - 1  # the self-check draws rows of no patient
     assert "contributes zero" in caplog.text
     assert "the reply is noise" not in caplog.text
+
+
+def units(policy: SitePolicy, settings: Settings, **changes: Any) -> dict[str, int]:
+    """The units that take part at a site, and how many images each has."""
+    return {unit: len(cases) for unit, cases in own_cases(replace(policy, **changes), settings).by_patient().items()}
+
+
+@pytest.mark.parametrize("trouble", [PermissionError(13, "no"), OSError(5, "disk"), MemoryError(), RecursionError()])
+def test_a_picture_that_cannot_be_opened_moves_no_other(
+    server: Any, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    folder, plain = copied(films, tmp_path / "films"), folders.read_grey
+    name = (folder / "labels.csv").read_text().splitlines()[1].split(",")[0]
+
+    def read(path: Path) -> Any:
+        if path.name == Path(name).name:
+            raise trouble
+        return plain(path)
+
+    monkeypatch.setattr(folders, "read_grey", read)
+    found = units(server.policy, server.settings, data_root=str(folder))
+    assert sorted(found.values()) == [1, *[2] * (PATIENTS - 1)]
+
+
+def test_a_picture_keeps_its_mask_whatever_another_patient_brings(server: Any, films: Path, tmp_path: Path) -> None:
+    policy = replace(server.policy, data_root=str(copied(films, tmp_path / "films")))
+    before = {case.name: case.mask for case in own_cases(policy, server.settings)}
+    first, table = sorted(before)[0], tmp_path / "films" / "labels.csv"
+    images, masks = tmp_path / "films" / "images", tmp_path / "films" / "masks"
+    _, line = table.read_text().splitlines()[:2]
+    other = images / Path(first).with_suffix(".bmp").name
+    Image.open(images / first).save(other)
+    Image.open(masks / first).rotate(90).save(masks / other.name)
+    cells = line.split(",")
+    table.write_text(table.read_text() + ",".join([other.name, *cells[1:-1], "p99"]) + "\n")
+    own_data._read.cache_clear()
+    after = {case.name: case.mask for case in own_cases(policy, server.settings)}
+    assert len(after) == len(before) + 1
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_folder_called_images_below_one_patient_hides_no_other(server: Any, tmp_path: Path) -> None:
+    for number in range(4):
+        place = tmp_path / "tree" / f"P{number}" / ("images" if number == 3 else "")
+        place.mkdir(parents=True)
+        shutil.copy(get_testdata_file("CT_small.dcm"), place / "a.dcm")
+        header = dcmread(place / "a.dcm")
+        header.PatientID, header.Modality = f"p{number}", "CR"
+        header.save_as(place / "a.dcm")
+    asked = replace(server.settings, data=replace(server.settings.data, classes=(), mask_classes=()))
+    found = units(server.policy, asked, data_root=str(tmp_path / "tree"), data_layout="dicom")
+    assert found == {f"north/p{number}": 1 for number in range(4)}
+
+
+@pytest.mark.parametrize("labels", [[1] * 10, [0, *[1] * 10], [7, *[1] * 10]])
+def test_without_classes_no_label_of_an_npz_is_read(server: Any, tmp_path: Path, labels: list[int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 16, 16)).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=np.array(labels))
+    asked = replace(server.settings, data=replace(server.settings.data, classes=(), mask_classes=()))
+    policy = replace(server.policy, data_root=str(tmp_path / "set.npz"), data_layout="npz", unit="image")
+    cases = own_cases(policy, asked)
+    assert [case.label for case in cases] == [None] * len(labels)
+
+
+def test_patients_of_an_npz_without_a_number_are_no_patient(server: Any, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 16, 16)).astype(np.uint8)
+    people = np.array([1.0, np.nan, 2.0, np.nan, 3.0, np.inf])
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=np.zeros(6, int), train_patients=people)
+    found = units(server.policy, server.settings, data_root=str(tmp_path / "set.npz"), data_layout="npz")
+    assert len(found) == 3
+
+
+def test_where_the_unit_is_the_image_a_second_line_makes_no_second_unit(
+    server: Any, films: Path, tmp_path: Path
+) -> None:
+    table = copied(films, tmp_path / "films") / "labels.csv"
+    line = table.read_text().splitlines()[1]
+    table.write_text(table.read_text() + line.rpartition(",")[0] + ",p99\n")
+    assert len(units(server.policy, server.settings, data_root=str(tmp_path / "films"), unit="image")) == 2 * PATIENTS
+
+
+def test_a_layout_that_is_not_there_yields_noise_and_not_a_guess(server: Any, films: Path) -> None:
+    assert units(server.policy, server.settings, data_root=str(films), data_layout="npz") == {}

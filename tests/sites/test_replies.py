@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.common.serde import recorddict_to_proto
 from safetensors.numpy import load
 
 from fedmedgen.federation import local_round, records
@@ -51,7 +52,9 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir())
+    """All but the locks, which are empty."""
+    assert not any(lock.stat().st_size for lock in folder.glob(".lock-*"))
+    return sorted(folder.glob("[!.]*"))
 
 
 def damaged(whole: bytes) -> Iterator[bytes]:
@@ -172,6 +175,7 @@ def crash(*_: object, **__: object) -> None:
 def test_a_crash_costs_what_was_reserved_and_a_stored_reply_is_free(
     server: Any, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, events: Sequence[str]
 ) -> None:
+    server.create()
     with monkeypatch.context() as patched:
         patched.setattr(place, name, crash)
         with pytest.raises(SystemExit):
@@ -194,6 +198,24 @@ def test_a_damaged_reply_is_a_new_spend_and_the_log_says_so(server: Any, caplog:
     assert "damaged: it counts as not stored" in caplog.text
     assert list(server.events) == ["open", "reserve", "complete", "reserve", "complete"]
     assert same(server.ask(), second)
+
+
+def test_a_stored_reply_that_the_policy_lets_out_no_more_is_a_new_spend_and_the_log_says_so(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = server.ask()
+    more = server.at(patients_declared=31, lifetime_epsilon=20.0, lifetime_delta=2e-5)
+    second = more.ask()
+    assert [reply.metrics[records.WEIGHT] for reply in (first, second)] == [30.0, 31.0]
+    assert "may not leave any more, so asking is a new spend: 'num-examples' may leave only as" in caplog.text
+    assert list(server.events) == ["open", "reserve", "complete"] * 2
+    assert same(more.ask(), second)
+
+
+def test_a_replayed_reply_has_the_bytes_of_the_first_on_the_wire(server: Any) -> None:
+    first, second = (recorddict_to_proto(server.send(server.request()).content) for _ in range(2))
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+    assert list(server.events) == ["open", "reserve", "complete"]
 
 
 def test_nothing_is_stored_but_the_finished_reply_no_noise_and_no_seed(server: Any) -> None:

@@ -1,0 +1,75 @@
+"""Who may take part: a node that says what can't be used is left out, and stops nobody else."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedmedgen.composition import compose
+from fedmedgen.errors import FederationError
+from fedmedgen.federation import records
+from server.joining import join
+
+SETTINGS = compose(["study=demo", "federation.join_seconds=1"])
+
+pytestmark = pytest.mark.usefixtures("identity")
+
+
+def said(site: str, patients: float = 30.0, labelled: float = 20.0, simulation: str = "yes") -> RecordDict:
+    words = {records.SITE: site, records.STATUS: records.DONE, records.UNIT: "patient", records.SIMULATION: simulation}
+    figures = {records.PATIENTS: patients, records.LABELLED: labelled}
+    return RecordDict({records.CONFIG: ConfigRecord(words), records.METRICS: MetricRecord(figures)})
+
+
+class Nodes:
+    """A grid whose nodes have their introduction ready."""
+
+    def __init__(self, *contents: RecordDict) -> None:
+        self.contents = dict(enumerate(contents, 10))
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.contents)
+
+    def send_and_receive(self, asked: Iterable[Message], timeout: float) -> list[Message]:
+        return [Message(self.contents[message.metadata.dst_node_id], reply_to=message) for message in asked]
+
+
+def joined(*contents: RecordDict) -> list[str]:
+    grid: Any = Nodes(said("b"), *contents, said("a"))
+    return [member.site for member in join(grid, SETTINGS, sites=2)]
+
+
+def with_arrays(stype: str, data: bytes) -> RecordDict:
+    content = said("c")
+    content["arrays"] = ArrayRecord({"w": Array("float32", (1,), stype, data)})
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *[said("c", patients=figure) for figure in (math.inf, math.nan, 0.0, -29.0, 1e18, 1e300, 2.5)],
+        *[said("c", labelled=figure) for figure in (-1.0, math.inf, 1e9)],
+        *[said(name) for name in ("", " ", "../../etc", "a/b", "<script>", "x" * 65, "a\nb")],
+        RecordDict(),
+        with_arrays("pickle", b"cos\nsystem\n"),
+        with_arrays("numpy.ndarray", b"PK\x03\x04junk"),
+    ],
+)
+def test_an_introduction_that_cannot_be_used_is_left_out(content: RecordDict) -> None:
+    assert joined(content) == ["a", "b"]
+
+
+def test_a_name_that_two_nodes_claim_is_nobodys() -> None:
+    assert joined(said("c"), said("c"), said("c")) == ["a", "b"]
+    with pytest.raises(FederationError, match="two nodes say that they are a"):
+        joined(said("a"))
+
+
+def test_a_site_whose_policy_is_a_simulations_is_known_as_one() -> None:
+    grid: Any = Nodes(said("a", simulation="no"), said("b"))
+    assert [member.simulation for member in join(grid, SETTINGS, sites=2)] == [False, True]
+    assert np.all([member.patients == 30 for member in join(grid, SETTINGS, sites=2)])
