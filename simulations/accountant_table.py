@@ -172,13 +172,14 @@ def _line(item: Row) -> str:
 def write(found: Sequence[Row], out: Path) -> Path:
     """OUT/accountant.md and OUT/accountant.csv; the page's path."""
     out.mkdir(parents=True, exist_ok=True)
+    lines = page(found)  # names the commit, so before anything is changed
     with (out / "accountant.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*vars(found[0]), "ratio"])
         writer.writeheader()
         writer.writerows({**{key: _cell(value) for key, value in vars(item).items()}, "ratio": _cell(item.ratio)}
                          for item in found)  # fmt: skip
     path = out / "accountant.md"
-    path.write_text("\n".join(page(found)) + "\n")
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
