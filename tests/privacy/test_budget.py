@@ -84,8 +84,9 @@ def test_a_stage_of_statistics_is_composed_with_its_own_noise_and_no_sampling(wi
     assert Plan.from_mapping(with_statistics.to_mapping()).digest == with_statistics.digest
 
 
-def test_a_plan_within_its_budget_passes(with_statistics: Plan) -> None:
+def test_a_plan_fills_its_budget_to_the_last_step(with_statistics: Plan) -> None:
     with_statistics.require_within(with_statistics.epsilon)
+    assert with_statistics.steps_within(with_statistics.epsilon) == sum(s.steps for s in with_statistics.stages)
 
 
 def test_a_plan_beyond_its_budget_is_refused_with_what_would_fit(with_statistics: Plan) -> None:

@@ -97,6 +97,7 @@ def test_a_plan_exactly_at_the_limit_goes_on(open_ledger: Opened, plan: Plan) ->
         for run in ("a", "b", "c"):
             open_plan(open_ledger(), plan, run=run, epsilon=0.1, limit=limit)
     open_ledger().reserve("a", plan.digest, "generator", 40, "request")
+    assert open_ledger().steps_reserved("a", plan.digest)["generator"] == 40
 
 
 @pytest.mark.parametrize("epsilon", [float("nan"), float("inf"), -1.0])

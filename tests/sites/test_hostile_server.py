@@ -155,7 +155,7 @@ GREED = [
     (key, word(key, value), f"the key '{key}'")
     for key, value in {
         "simulation": "true", "seed-noise": "1", "noise-seed": 7, "seed": 7, "raw-metrics": True, "loss": "",
-        "counts": "exact", "ranges": "all", "images": 8, "batch": b"1", "data-root": "/etc", "policy": "/tmp/mine.yaml",
+        "counts": "exact", "ranges": "all", "images": 8, "batch": b"1", "data-root": "/etc", "policy": "elsewhere/mine.yaml",
         "reply": ["images", "masks"], "no-privacy-allowed": True, "debug": 1.0,
     }.items()
 ]  # fmt: skip
@@ -258,7 +258,7 @@ def test_a_hostile_question_is_not_even_told_the_public_counts(server: Any, tamp
 def test_neither_a_run_config_nor_a_message_switches_on_seeds(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"simulation": "true", "seed": 1, "noise-seed": 1, "policy": "/tmp/mine.yaml", "data.root": "/etc"}
+    asked = {"simulation": "true", "seed": 1, "noise-seed": 1, "policy": "elsewhere/mine.yaml", "data.root": "/etc"}
 
     def seeded(*_: object) -> None:
         raise AssertionError("seeded noise at a real site")
