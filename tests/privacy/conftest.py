@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedmedgen.privacy.budget import Plan
-from fedmedgen.privacy.ledger import Ledger, load_or_create_key
+from fedmedgen.privacy.ledger import Ledger, Limit, load_or_create_key
 from fedmedgen.privacy.mechanism import StagePlan
 
 
@@ -97,3 +97,19 @@ def open_ledger(tmp_path: Path) -> Callable[[], Ledger]:
         return Ledger(tmp_path / "ledger.jsonl", key=key, head_path=tmp_path / "ledger.head")
 
     return opened
+
+
+@pytest.fixture
+def filled(open_ledger: Callable[[], Ledger], plan: Plan, tmp_path: Path) -> Path:
+    """A ledger of five lines: open, reserve, complete, reserve, open."""
+    ledger, limit = open_ledger(), Limit(epsilon=10.0, delta=1e-3)
+
+    def open_plan(run: str, epsilon: float) -> None:
+        ledger.open_plan(run, plan.digest, plan.to_mapping(), epsilon=epsilon, delta=1e-5, limit=limit)
+
+    open_plan("run-1", 2.0)
+    ledger.reserve("run-1", plan.digest, "generator", 10, "request-1")
+    ledger.complete("request-1", "reply")
+    ledger.reserve("run-1", plan.digest, "generator", 20, "request-2")
+    open_plan("run-2", 3.0)
+    return tmp_path / "ledger.jsonl"

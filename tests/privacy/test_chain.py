@@ -19,18 +19,6 @@ def open_plan(ledger: Ledger, plan: Plan, run: str, epsilon: float) -> None:
     ledger.open_plan(run, plan.digest, plan.to_mapping(), epsilon=epsilon, delta=1e-5, limit=LIMIT)
 
 
-@pytest.fixture
-def filled(open_ledger: Opened, plan: Plan, tmp_path: Path) -> Path:
-    """A ledger of five lines: open, reserve, complete, reserve, open."""
-    ledger = open_ledger()
-    open_plan(ledger, plan, "run-1", 2.0)
-    ledger.reserve("run-1", plan.digest, "generator", 10, "request-1")
-    ledger.complete("request-1", "reply")
-    ledger.reserve("run-1", plan.digest, "generator", 20, "request-2")
-    open_plan(ledger, plan, "run-2", 3.0)
-    return tmp_path / "ledger.jsonl"
-
-
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_a_changed_line_is_named(filled: Path, open_ledger: Opened, number: int) -> None:
     lines = filled.read_bytes().splitlines(keepends=True)

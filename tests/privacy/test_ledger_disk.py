@@ -20,18 +20,6 @@ def open_plan(ledger: Ledger, plan: Plan, run: str, epsilon: float) -> None:
     ledger.open_plan(run, plan.digest, plan.to_mapping(), epsilon=epsilon, delta=1e-5, limit=LIMIT)
 
 
-@pytest.fixture
-def filled(open_ledger: Opened, plan: Plan, tmp_path: Path) -> Path:
-    """A ledger of five lines: open, reserve, complete, reserve, open."""
-    ledger = open_ledger()
-    open_plan(ledger, plan, "run-1", 2.0)
-    ledger.reserve("run-1", plan.digest, "generator", 10, "request-1")
-    ledger.complete("request-1", "reply")
-    ledger.reserve("run-1", plan.digest, "generator", 20, "request-2")
-    open_plan(ledger, plan, "run-2", 3.0)
-    return tmp_path / "ledger.jsonl"
-
-
 def test_the_line_is_synced_before_the_head_is_replaced_and_both_before_the_caller_goes_on(
     open_ledger: Opened, plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
