@@ -155,8 +155,8 @@ GREED = [
     (key, word(key, value), f"the key '{key}'")
     for key, value in {
         "simulation": "true", "seed-noise": "1", "noise-seed": 7, "seed": 7, "raw-metrics": True, "loss": "",
-        "counts": "exact", "ranges": "all", "images": 8, "batch": b"1", "data-root": "/etc", "policy": "elsewhere/mine.yaml",
-        "reply": ["images", "masks"], "no-privacy-allowed": True, "debug": 1.0,
+        "counts": "exact", "ranges": "all", "images": 8, "batch": b"1", "data-root": "/etc",
+        "policy": "elsewhere/mine.yaml", "reply": ["images", "masks"], "no-privacy-allowed": True, "debug": 1.0,
     }.items()
 ]  # fmt: skip
 
