@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check campaign-ledger campaign-planted format clean
+.PHONY: help install demo test check campaign-ledger campaign-planted digits rare-class format clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{sub(/%/, "NAME", $$1); printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,15 @@ campaign-ledger: install ## Kill a site 500 times and look for a lost spend: doc
 
 campaign-planted: install ## Plant privacy faults one at a time; each must turn tests red: table in docs/privacy.md
 	$(BIN)/python -m simulations.planted_faults
+
+grid-%: simulations/grids/%.yaml install ## Run a grid of studies, or go on with it: docs/results/NAME.csv and .md
+	$(BIN)/python -m simulations.grid $< --out docs/results
+
+digits: install ## Fetch ten thousand digits and run their grid beside published work: docs/results/digits.md
+	$(BIN)/python -m simulations.digits --out docs/results
+
+rare-class: install ## Does synthetic data help with a rare class: docs/results/rare-class.md
+	$(BIN)/python -m simulations.rare_class --out docs/results
 
 format: install ## Format the code and mend what can be mended
 	$(BIN)/ruff format .

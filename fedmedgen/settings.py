@@ -9,68 +9,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from fedmedgen.data_settings import ColumnSettings as ColumnSettings
+from fedmedgen.data_settings import DataSettings as DataSettings
+from fedmedgen.data_settings import PhantomSettings as PhantomSettings
+from fedmedgen.release_settings import CurriculumSettings, PriorSettings, StatisticsSettings, check_release
 from fedmedgen.schema import from_mapping, plain, positive, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class ColumnSettings:
-    """Names of the columns in labels.csv."""
-
-    filename: str = "filename"
-    label: str = "label"
-    label_name: str = "label_name"
-    patient: str = "patient"
-    split: str = "split"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhantomSettings:
-    """Procedural radiographs: what the embedded studies train on, and the prior that costs no privacy."""
-
-    anatomy: Literal["chest", "panoramic"] = "chest"
-    patients_per_site: int = 2000
-    images_per_patient: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Where the radiographs are, how they become tensors, who holds which."""
-
-    root: str = ""  # a folder of sites, a DICOM tree or an npz; empty: phantoms
-    public: bool = False  # anybody may see these radiographs: a simulation's report may then tell of single sites
-    phantoms: PhantomSettings = field(default_factory=PhantomSettings)
-    columns: ColumnSettings = field(default_factory=ColumnSettings)
-    classes: tuple[str, ...] = ()  # empty: taken from labels.csv (public by the study's choice)
-    mask_classes: tuple[str, ...] = ()  # background first; empty: no masks
-    size: tuple[int, int] = (64, 64)  # height, width
-    fit: Literal["pad", "squash"] = "pad"
-    partition: Literal["natural", "even", "dirichlet", "by-size"] = "natural"
-    sites: int = 3
-    alpha: float = 0.5  # Dirichlet concentration over labels
-    shares: tuple[float, ...] = ()  # by-size: each site's share
-    test_share: float = 0.2  # of patients, where no split is given
-    min_patients: int = 8
-    max_patients: int = 0  # of each site, for quick runs; 0: all
-
-    def __post_init__(self) -> None:
-        require(len(self.size) == 2 and min(self.size) >= 8, "data.size", self.size, "two numbers of at least 8")
-        require(1 <= self.sites <= 1000, "data.sites", self.sites, "from 1 to 1000")
-        require(self.alpha > 0, "data.alpha", self.alpha, "above 0")
-        require(0 <= self.test_share < 1, "data.test_share", self.test_share, "from 0 to below 1")
-        require(self.min_patients >= 1, "data.min_patients", self.min_patients, "at least 1")
-        require(len(self.mask_classes) != 1, "data.mask_classes", self.mask_classes, "empty, or background and more")
-
-
-@dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
-    """The class-conditional diffusion generator and how a site trains it."""
+    """The class-conditional generator and how a site trains it."""
 
+    family: Literal["unet", "dit", "coefficients", "moments"] = "unet"  # moments: the release is sampled, no network
     with_masks: bool = True
     unshuffle: int = 2  # pixels folded into channels at the door of the network
     channels: tuple[int, ...] = (64, 96, 128)
     attention: tuple[bool, ...] = (False, False, True)  # by level
     layers_per_block: int = 1
     norm_groups: int = 8
+    width: int = 64  # of a token (dit) or a hidden layer (coefficients)
+    depth: int = 4  # blocks of the same
+    patch: int = 4  # pixels along the side of a token, dit
+    heads: int = 4  # of attention, dit
+    coefficients: int = 100  # of each channel, the lowest frequencies (coefficients)
     sigma_data: float = 0.5
     preconditioning: Literal["edm", "spectral"] = "edm"  # what the skip past the network expects of the data
     noise_mean: float = -1.2  # of ln sigma in training (Karras et al. 2022)
@@ -90,10 +51,17 @@ class GeneratorSettings:
     def __post_init__(self) -> None:
         require(len(self.attention) == len(self.channels), "generator.attention", self.attention, "one word a level")
         require(self.unshuffle in (1, 2, 4), "generator.unshuffle", self.unshuffle, "1, 2 or 4")
+        require(self.patch in (1, 2, 4, 8), "generator.patch", self.patch, "1, 2, 4 or 8")
         require(0 <= self.label_dropout < 1, "generator.label_dropout", self.label_dropout, "from 0 to below 1")
         require(0 <= self.ema_decay < 1, "generator.ema_decay", self.ema_decay, "from 0 to below 1")
         positive("generator", self, "sigma_data", "noise_std", "local_steps", "batch_size", "learning_rate")
-        positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups")
+        positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups", "depth", "heads")
+        require(self.width >= 16 and self.width % 16 == 0, "generator.width", self.width, "a multiple of 16")
+        require(self.width % (4 * self.heads) == 0, "generator.heads", self.heads, "4 x heads a divisor of the width")
+        require(
+            self.coefficients >= 4 and self.coefficients % 4 == 0, "generator.coefficients", self.coefficients,
+            "a multiple of 4",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +140,15 @@ class EvaluationSettings:
     seeds: int = 3
     classifier_steps: int = 300
     segmenter_steps: int = 200
-    max_cases: int = 2000
-    prior_labels: tuple[
-        str, ...
-    ] = ()  # phantom class that stands for each class in the row "prior alone"; empty: same names
+    max_cases: int = 2000  # a classifier or segmenter is trained on
+    fidelity_cases: int = 1000  # of either side
+    rows: tuple[str, ...] = ()  # of tstr, trtr, cheap, prior and best_site; empty: all
+    prior_labels: tuple[str, ...] = ()  # phantom class that stands for each class; empty: same names
 
     def __post_init__(self) -> None:
-        positive("evaluation", self, "seeds", "classifier_steps", "segmenter_steps", "max_cases")
+        positive("evaluation", self, "seeds", "classifier_steps", "segmenter_steps", "max_cases", "fidelity_cases")
+        odd = sorted(set(self.rows) - {"tstr", "trtr", "cheap", "prior", "best_site"})
+        require(not odd, "evaluation.rows", odd, "of tstr, trtr, cheap, prior and best_site")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +188,9 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
+    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
+    prior: PriorSettings = field(default_factory=PriorSettings)
+    curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     federation: FederationSettings = field(default_factory=FederationSettings)
     emission: EmissionSettings = field(default_factory=EmissionSettings)
@@ -228,6 +201,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         positive("settings", self, "rounds")
+        moments = self.generator.family == "moments"
+        check_release(self.statistics, self.curriculum, moments=moments, masks=self.segmenter.rounds)
 
     @property
     def private(self) -> bool:

@@ -16,23 +16,34 @@ from fedmedgen.evaluation import segmentation
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.evaluation.study import evaluate
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.saving import save_generator, save_segmenter
 from fedmedgen.models.segmenter import Segmenter
+from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.reporting.report import write_report as draw_report
 from fedmedgen.seeds import seed_of
 from server.rounds import Rounds
 from server.run_store import RunStore
 from server.tracking import write_events
 
+Generator = Denoiser | MomentsGenerator
 logger = logging.getLogger(__name__)
 
 
-def save_models(store: RunStore, rounds: Rounds, denoiser: Denoiser, segmenter: Segmenter | None) -> None:
-    """The generator and the segmenter, each with a card that repeats the claim."""
+def save_models(
+    store: RunStore,
+    rounds: Rounds,
+    generator: Generator,
+    segmenter: Segmenter | None,
+    cheap: MomentsGenerator | None = None,
+) -> None:
+    """The generators and the segmenter, each with a card that repeats the claim."""
     data = store.settings.data
     card = claim(store, rounds)
-    denoiser.name_classes(data.classes, data.mask_classes)
-    save_generator(denoiser, store.folder / "generator", card=card)
+    generator.name_classes(data.classes, data.mask_classes)
+    save_generator(generator, store.folder / "generator", card=card)
+    if cheap is not None:
+        save_generator(cheap, store.folder / "cheap", card=card)
     if segmenter is not None:
         segmenter.name_classes(data.mask_classes)
         save_segmenter(segmenter, store.folder / "segmenter", card=card)
@@ -59,10 +70,15 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         "delta": agreed.delta,
         "unit": "image" if "image" in units else "patient",
         "neighbouring": "add or remove one unit of one site",
-        "sampling": f"Poisson, rate {settings.privacy.sample_rate:g}",
+        "mechanism": "; ".join(_mechanism(stage) for stage in agreed.stages),
         "accountant": "PLD",
         "trusted": "each site trusts itself alone; the server and the other sites may collude",
     }
+
+
+def _mechanism(stage: StagePlan) -> str:
+    sampling = "all units" if stage.sample_rate == 1 else f"Poisson sampling at rate {stage.sample_rate:g}"
+    return f"{stage.name}: {stage.steps} Gaussian steps of noise multiplier {stage.noise_multiplier:.4g}, {sampling}"
 
 
 def snapshot_ledgers(store: RunStore, rounds: Rounds) -> None:
@@ -77,20 +93,25 @@ def snapshot_ledgers(store: RunStore, rounds: Rounds) -> None:
             shutil.copyfile(Path(root) / member.site / name, target)
 
 
-def emit_set(store: RunStore, rounds: Rounds, denoiser: Denoiser) -> CaseSet:
+def emit_set(store: RunStore, rounds: Rounds, generator: Generator) -> CaseSet:
     """The synthetic set of the study, drawn and written."""
+    synthetic = drawn_from(store, generator)
+    write_set(synthetic, store.folder / "synthetic", datasheet=claim(store, rounds))
+    return synthetic
+
+
+def drawn_from(store: RunStore, generator: Generator) -> CaseSet:
+    """As many cases as the study emits."""
     settings = store.settings
-    denoiser.to(torch.device("cuda" if torch.cuda.is_available() and settings.runtime.device != "cpu" else "cpu"))
-    synthetic = emit(
-        denoiser,
+    generator.to(torch.device("cuda" if torch.cuda.is_available() and settings.runtime.device != "cpu" else "cpu"))
+    return emit(
+        generator,
         counts=settings.emission.count,
         settings=settings.generator,
         batch_size=settings.emission.batch_size,
         seed=seed_of(settings.seed, "emission"),
         progress=lambda done, total: store.report_progress(stage="emission", round=done, rounds=total),
     )
-    write_set(synthetic, store.folder / "synthetic", datasheet=claim(store, rounds))
-    return synthetic
 
 
 def evaluate_set(
@@ -99,6 +120,7 @@ def evaluate_set(
     parts: Mapping[str, CaseSet],
     test: CaseSet | None,
     segmenter: Segmenter | None,
+    cheap: CaseSet | None = None,
 ) -> dict[str, Any]:
     """What the set and the federated segmenter are worth on the held-out cases of a simulation."""
     settings = store.settings
@@ -118,6 +140,7 @@ def evaluate_set(
         settings.evaluation,
         settings.seed,
         progress=lambda words: store.report_progress(stage=f"evaluation: {words}"),
+        cheap=cheap,
     )
     if segmenter is not None:
         metrics["federated_segmenter"] = segmenter_score(segmenter, test)

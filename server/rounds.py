@@ -2,12 +2,13 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
 from fedmedgen.errors import FederationError, SpentError
@@ -30,7 +31,7 @@ class Rounds:
 
     store: RunStore
     members: list[Member]
-    noise_multiplier: float
+    noise: Mapping[str, float]  # noise multiplier by stage
     agreed: Plan | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds_before: float = 0.0
@@ -45,6 +46,11 @@ class Rounds:
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
+    def request_config(self, stage: Stage) -> ConfigRecord:
+        """What goes with the arrays of every round of a stage."""
+        noise, first = (self.noise.get(name, 0.0) for name in (plan.GENERATOR, plan.STATISTICS))
+        return messages.request_config(self.store.run, stage.name, self.store.settings, noise, first)
+
     def epsilon_after(self, stage: Stage, number: int) -> float | None:
         """Epsilon of the run so far at each site: earlier stages whole, this one up to round `number`."""
         if self.agreed is None:
@@ -58,41 +64,36 @@ class Rounds:
         return self.agreed.epsilon_after(steps)
 
 
-def run_stage(
-    grid: Grid, rounds: Rounds, stage: Stage, initial: Arrays, kept: dict[str, Arrays], latest: Checkpoint | None
+def run_stage(  # noqa: PLR0913  (what a stage takes; the last by name)
+    grid: Grid,
+    rounds: Rounds,
+    stage: Stage,
+    initial: Arrays,
+    kept: dict[str, Arrays],
+    latest: Checkpoint | None,
+    *,
+    reply_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Arrays:
     """Run what is left of a stage; the averaged (EMA) weights at its end.
 
-    `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint. A
-    stage ends early where crashes have cost its sites the steps of its last rounds.
+    `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint;
+    `reply_shapes` are those of a reply that is no update of `initial`, and then a plain average is taken. A stage ends
+    early where crashes have cost its sites the steps of its last rounds.
     """
-    settings = rounds.store.settings
-    members = [member for member in rounds.members if member.weight(stage.name)]
-    inner = flower_strategy(settings.federation, len(members))
     weights, averaged, done = initial, None, 0
     if latest is not None:
         weights, averaged, done = latest.groups["weights"], latest.groups["ema"], latest.round
-        for group, attribute in FLOWER_STATE.items():
-            if group in latest.groups:
-                setattr(inner, attribute, latest.groups[group])
     if done >= stage.rounds:
         return averaged if averaged is not None else weights
-    strategy = GuardedStrategy(
-        inner,
-        members,
-        settings.federation,
-        stage=stage.name,
-        rounds_done=done,
-        on_sent=lambda number: _show(rounds, stage, number - 1),
-    )
+    strategy = _strategy(rounds, stage, latest, reply_shapes)
     after = _AfterRound(rounds, stage, strategy, kept, averaged)
     try:
         strategy.start(
             grid,
             messages.pack_arrays(weights),
             num_rounds=stage.rounds - done,
-            timeout=settings.federation.round_seconds,
-            train_config=messages.request_config(rounds.store.run, stage.name, settings, rounds.noise_multiplier),
+            timeout=rounds.store.settings.federation.round_seconds,
+            train_config=rounds.request_config(stage),
             evaluate_fn=after,
         )
     except FederationError as error:
@@ -103,6 +104,26 @@ def run_stage(
         logger.warning("%s ends before round %d: %s", stage.name, strategy.round, error)
     assert after.averaged is not None
     return after.averaged
+
+
+def _strategy(
+    rounds: Rounds, stage: Stage, latest: Checkpoint | None, reply_shapes: Mapping[str, tuple[int, ...]] | None
+) -> GuardedStrategy:
+    federation = rounds.store.settings.federation
+    members = [member for member in rounds.members if member.weight(stage.name)]
+    inner = flower_strategy(replace(federation, strategy="fedavg") if reply_shapes else federation, len(members))
+    for group, attribute in FLOWER_STATE.items():
+        if latest is not None and group in latest.groups:
+            setattr(inner, attribute, latest.groups[group])
+    return GuardedStrategy(
+        inner,
+        members,
+        federation,
+        stage=stage.name,
+        rounds_done=latest.round if latest is not None else 0,
+        on_sent=lambda number: _show(rounds, stage, number - 1),
+        reply_shapes=reply_shapes,
+    )
 
 
 @dataclass

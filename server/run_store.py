@@ -110,6 +110,11 @@ class RunStore:
             groups.setdefault(group, {})[name] = value.numpy()
         return Checkpoint(words["stage"], words["round"], groups, words["rows"], words["seconds"])
 
+    def latest_of(self, stage: str) -> Checkpoint | None:
+        """The last checkpoint, if it is of this stage."""
+        found = self.latest()
+        return found if found is not None and found.stage == stage else None
+
     def report_progress(self, **words: Any) -> None:
         """One line of state for whoever watches the run."""
         write_text(self.folder / "progress.json", json.dumps(words), durable=False)

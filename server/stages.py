@@ -1,4 +1,7 @@
-"""The stages of a study, in order: data, join, generator, segmenter, emission, evaluation, report."""
+"""The stages of a study, in order.
+
+Data, join, prior, statistics, curriculum, generator, segmenter, emission, evaluation, report.
+"""
 
 import logging
 import time
@@ -13,15 +16,18 @@ from flwr.serverapp import Grid
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.partition import held
 from fedmedgen.federation import local_round, plan
-from fedmedgen.federation.egress import Arrays
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
-from server.finishing import emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
+from server.curriculum import teach
+from server.finishing import drawn_from, emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
 from server.joining import join
+from server.prior import public_images
 from server.results import assemble
 from server.rounds import Rounds, run_stage
-from server.run_store import Checkpoint, RunStore
+from server.run_store import RunStore
+from server.statistics import facts_of, generator_of, release
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +41,7 @@ class Study:
     parts: Mapping[str, CaseSet] = field(default_factory=dict)
     test: CaseSet | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -48,6 +55,15 @@ class Study:
         self.stage_seconds[stage] = round(time.monotonic() - start, 2)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a study has learned; `cheap` is the generator from the statistics, where it isn't the study's own."""
+
+    generator: Denoiser | MomentsGenerator
+    segmenter: Segmenter | None = None
+    cheap: MomentsGenerator | None = None
+
+
 def run_study(grid: Grid, store: RunStore) -> None:
     """Run every stage that is left; the result file says how it ended, whatever happens.
 
@@ -55,21 +71,22 @@ def run_study(grid: Grid, store: RunStore) -> None:
     """
     study = Study(store)
     rounds: Rounds | None = None
-    metrics: dict[str, Any] = {}
+    metrics = study.metrics
     try:
         with study.timed("data"):
             read_data(study)
         with study.timed("join"):
             rounds = begin(grid, study)
-        denoiser, segmenter = train(grid, study, rounds)
+        trained = train(grid, study, rounds)
         torch.set_num_threads(study.settings.runtime.server_threads)  # sites in this process have set theirs
-        save_models(study.store, rounds, denoiser, segmenter)
+        save_models(study.store, rounds, trained.generator, trained.segmenter, trained.cheap)
         snapshot_ledgers(study.store, rounds)
         with study.timed("emission"):
-            synthetic = emit_set(study.store, rounds, denoiser)
+            synthetic = emit_set(study.store, rounds, trained.generator)
         if study.settings.evaluation.enabled and study.settings.simulated:
             with study.timed("evaluation"):
-                metrics = evaluate_set(study.store, synthetic, study.parts, study.test, segmenter)
+                cheap = None if trained.cheap is None else drawn_from(study.store, trained.cheap)
+                metrics |= evaluate_set(study.store, synthetic, study.parts, study.test, trained.segmenter, cheap)
     except BaseException as error:
         words = str(error) or type(error).__name__
         store.write_result(assemble(study, rounds, metrics, status="failed", reason=words))
@@ -94,14 +111,16 @@ def read_data(study: Study) -> None:
 
 
 def begin(grid: Grid, study: Study) -> Rounds:
-    """The members and the noise that all stages share; rows of an interrupted run are taken up again."""
+    """The members and the noise of all stages; rows of an interrupted run are taken up again."""
     settings = study.settings
     wanted = len(study.parts) or settings.federation.min_sites
     members = join(grid, settings, sites=wanted)
-    noise = plan.noise_multiplier(settings)
+    noise = plan.noise_multipliers(settings)
     agreed = None
     if settings.private:
-        agreed = plan.plan(settings, noise=noise, patients=members[0].patients, labelled=members[0].labelled)
+        first = members[0]
+        of_stage = {"noise": noise.get(plan.GENERATOR, 0.0), "statistics_noise": noise.get(plan.STATISTICS, 0.0)}
+        agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled)
     rounds = Rounds(study.store, members, noise, agreed)
     latest = study.store.latest()
     if latest is not None:
@@ -109,32 +128,49 @@ def begin(grid: Grid, study: Study) -> Rounds:
     return rounds
 
 
-def train(grid: Grid, study: Study, rounds: Rounds) -> tuple[Denoiser, Segmenter | None]:
-    """The rounds of all training stages that are left, each starting from what the one before it learned."""
-    settings = study.settings
-    latest = study.store.latest()
+def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
+    """The stages of learning that are left, each starting from what the one before it learned."""
+    settings, store = study.settings, study.store
+    cheap = _cheap(grid, study, rounds)
+    if cheap is not None and settings.generator.family == "moments":
+        return Trained(cheap)
     denoiser = local_round.build_model(settings, plan.GENERATOR)
     assert isinstance(denoiser, Denoiser)
+    initial = local_round.trainable_arrays(denoiser)
+    if cheap is not None and settings.curriculum.steps:
+        with study.timed("curriculum"):
+            torch.set_num_threads(settings.runtime.server_threads)
+            initial = teach(store, denoiser, cheap)
     stages = {stage.name: stage for stage in plan.stages(settings)}
-    if latest is not None and latest.stage == plan.SEGMENTER:
-        generator = latest.groups["generator"]
-    else:
+    finished = store.latest_of(plan.SEGMENTER)
+    if finished is not None:
+        generator = finished.groups["generator"]
+    elif plan.GENERATOR in stages:
         with study.timed(plan.GENERATOR):
-            initial = local_round.trainable_arrays(denoiser)
+            latest = store.latest_of(plan.GENERATOR)
             generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest)
+    else:
+        generator = initial
     local_round.load_arrays(denoiser, generator)
     if plan.SEGMENTER not in stages:
-        return denoiser, None
+        return Trained(denoiser, cheap=cheap)
     segmenter = local_round.segmenter_of(denoiser, settings)
     with study.timed(plan.SEGMENTER):
-        arrays = _segmenter_rounds(grid, rounds, stages[plan.SEGMENTER], segmenter, generator)
+        first, latest = local_round.trainable_arrays(segmenter), store.latest_of(plan.SEGMENTER)
+        arrays = run_stage(grid, rounds, stages[plan.SEGMENTER], first, {"generator": generator}, latest)
     local_round.load_arrays(segmenter, arrays)
-    return denoiser, segmenter
+    return Trained(denoiser, segmenter, cheap)
 
 
-def _segmenter_rounds(grid: Grid, rounds: Rounds, stage: plan.Stage, segmenter: Segmenter, generator: Arrays) -> Arrays:
-    latest: Checkpoint | None = rounds.store.latest()
-    if latest is not None and latest.stage != plan.SEGMENTER:
-        latest = None
-    initial = local_round.trainable_arrays(segmenter)
-    return run_stage(grid, rounds, stage, initial, {"generator": generator}, latest)
+def _cheap(grid: Grid, study: Study, rounds: Rounds) -> MomentsGenerator | None:
+    """The generator that the statistics alone make; None where the study has none."""
+    settings = study.settings
+    if not settings.statistics.share:
+        return None
+    with study.timed("prior"):
+        public = public_images(settings)
+    with study.timed(plan.STATISTICS):
+        released = release(grid, rounds, public)
+        torch.set_num_threads(settings.runtime.server_threads)
+        study.metrics["statistics"] = facts_of(rounds, released)
+        return generator_of(settings, released, public)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from fedmedgen.errors import FederationError, ReplyError, SpentError
 from fedmedgen.federation import messages, records
 from fedmedgen.federation.aggregation import check_reply
 from fedmedgen.federation.egress import Arrays, Reply
-from fedmedgen.federation.plan import GENERATOR
+from fedmedgen.federation.plan import GENERATOR, SEGMENTER
 from fedmedgen.settings import FederationSettings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Member:
 
     def weight(self, stage: str) -> int:
         """The public count that a stage's aggregation weighs by."""
-        return self.patients if stage == GENERATOR else self.labelled
+        return self.labelled if stage == SEGMENTER else self.patients
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class GuardedStrategy(Strategy):
     all that are missing were refused for their budget.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what a stage is; all but the first three by name)
         self,
         inner: FedAvg,
         members: Sequence[Member],
@@ -94,6 +94,7 @@ class GuardedStrategy(Strategy):
         stage: str = GENERATOR,
         rounds_done: int = 0,
         on_sent: Callable[[int], None] = lambda _: None,
+        reply_shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         self.inner = inner
         self.members = {member.node: member for member in sorted(members, key=lambda member: member.site)}
@@ -103,6 +104,7 @@ class GuardedStrategy(Strategy):
         self.round = rounds_done
         self.outcomes: list[Outcome] = []
         self._on_sent = on_sent
+        self._reply_shapes = reply_shapes
         self._reference: Arrays = {}
         self._sent_at = 0.0
         self._bytes_down: dict[int, int] = {}
@@ -115,6 +117,8 @@ class GuardedStrategy(Strategy):
     ) -> Iterable[Message]:
         self.round = number = server_round + self.rounds_done
         self._reference = messages.unpack_arrays(arrays)
+        if self._reply_shapes is not None:  # the answer is no update of what was sent
+            self._reference = {name: np.zeros(shape, np.float32) for name, shape in self._reply_shapes.items()}
         pinned: Any = PinnedNodes(list(self.members.values()))
         drawn = list(self.inner.configure_train(number, arrays, config, pinned))
         drawn.sort(key=lambda message: self.members[message.metadata.dst_node_id].site)

@@ -60,9 +60,10 @@ def _tile(case: Case, cases: CaseSet) -> Pixels:
 def lines(result: dict[str, Any], *, name: str, command: str) -> list[str]:
     """The page: how it was run, what it claims, what was measured."""
     privacy = result["privacy"]
+    noise = privacy.get("noise_multiplier") or privacy.get("statistics_noise_multiplier") or 0.0
     claim = "none" if privacy["epsilon"] is None else (
         f"epsilon {privacy['epsilon']:.4g}, delta {privacy['delta']:g}, unit {privacy['unit']}, noise multiplier "
-        f"{privacy['noise_multiplier']:.3f}, Poisson rate {privacy['sample_rate']:g}, {privacy['accountant']}"
+        f"{noise:.3f}, Poisson rate {privacy['sample_rate']:g}, {privacy['accountant']}"
     )  # fmt: skip
     seconds = ", ".join(f"{stage} {value:.0f}" for stage, value in result["stage_seconds"].items())
     lost = "; ".join(f"{site}: {why}" for site, why in result["lost_sites"].items()) or "none"

@@ -37,11 +37,13 @@ def simulate(overrides: Sequence[str] = (), *, backend: str = "", out: str = "",
     else:
         words = [*overrides, *([f"backend={backend}"] if backend else []), *([f'out="{out}"'] if out else [])]
         settings = compose(words)
+        roots = ",".join(f'"{root}"' for root in settings.prior.roots)
         paths = [
             f"backend={settings.backend}",
             f'out="{settings.out}"',
             f'data.root="{settings.data.root}"',
             f'ledger.root="{settings.ledger.root}"',
+            f"prior.roots=[{roots}]",
         ]
         run_config = {"overrides": shlex.join([*words, *paths]), "out": settings.out, "resume": False}
     if not settings.simulated:

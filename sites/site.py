@@ -11,10 +11,10 @@ import torch
 
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import EgressError, PolicyError, SettingsError
-from fedmedgen.federation import egress, local_round, plan, records
+from fedmedgen.federation import egress, local_round, local_statistics, plan, records
 from fedmedgen.federation.egress import Checked, Reply
 from fedmedgen.federation.messages import Request
-from fedmedgen.federation.policy import SitePolicy, check_plan, check_request
+from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, check_statistics
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import Ledger, Limit, load_key, load_or_create_key
 from fedmedgen.privacy.new_ledger import require_made
@@ -52,7 +52,7 @@ class Site:
 
     def introduce(self, settings: Settings) -> Checked:
         """The site's name and public counts, after the request has passed the policy."""
-        check_request(self.policy, settings, parameters=0)
+        check_request(self.policy, settings, parameters=0, stage=plan.stages(settings)[0].name)
         reply = Reply(
             config={
                 records.SITE: self.policy.site,
@@ -76,8 +76,8 @@ class Site:
         settings = request.settings
         sent = sum(array.size for array in request.arrays.values())
         check_request(self.policy, settings, parameters=sent, stage=request.stage)
-        expected = self._expected(request)
-        _check_weights(request, expected)
+        asked, expected = self._shapes(request)
+        _check_arrays(request, asked)
         replies = ReplyStore(self.folder / "replies")
         ledger = self.ledger() if settings.private else None
         with replies.turn(request.digest):
@@ -122,6 +122,7 @@ class Site:
             noise=request.noise_multiplier,
             patients=policy.patients_declared,
             labelled=policy.labelled_declared,
+            statistics_noise=request.statistics_noise,
         )
         check_plan(policy, agreed)
         plan.check_claim(settings, agreed)
@@ -130,7 +131,8 @@ class Site:
         if not spending.has_plan(request.run, agreed.digest):  # nothing is computed for a plan that has no room
             spending.refuse_if_closed()
             spending.refuse_beyond(limit, epsilon=agreed.epsilon, delta=agreed.delta)
-        check_once(self.folder / "selfcheck", policy.on_own_machine(settings), request.stage)
+        if request.stage != plan.STATISTICS:  # which take no gradients
+            check_once(self.folder / "selfcheck", policy.on_own_machine(settings), request.stage)
         if spending.requests.get(request.digest) == "reserved" and policy.simulation:
             return agreed  # the same seeded bytes again: the same release, not a second one
         ledger.open_plan(
@@ -146,6 +148,20 @@ class Site:
             run=request.run, plan_digest=agreed.digest, stage=request.stage, steps=steps, request=request.digest
         )
         return agreed
+
+    def _shapes(self, request: Request) -> tuple[Shapes, Shapes]:
+        """Shapes of what must come with the request, and of what answers it."""
+        if request.stage != plan.STATISTICS:
+            network = self._expected(request)
+            return network, network
+        settings = request.settings
+        scale = request.arrays.get("basis.scale")
+        dimension = 0 if scale is None else scale.size
+        if dimension == 0 or settings.statistics.dimension not in (0, dimension):
+            raise PolicyError(f"the request's basis has {dimension} components; its settings say otherwise")
+        check_statistics(self.policy, dimension=dimension, size=local_statistics.layout_of(settings, dimension).size)
+        asked = local_statistics.request_shapes(settings, dimension)
+        return asked, local_statistics.reply_shapes(settings, dimension)
 
     def _expected(self, request: Request) -> dict[str, tuple[int, ...]]:
         """Shapes of what the request's own settings train, found without taking memory for them."""
@@ -164,15 +180,16 @@ class Site:
         stage = plan.stage_named(settings, request.stage)
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
         asked = local_round.LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
+        run = local_statistics.run if stage.name == plan.STATISTICS else local_round.run
         cases = self.load(settings)
         try:
-            result = local_round.run(asked, request.arrays, cases, stream=self._stream(request))
+            result = run(asked, request.arrays, cases, stream=self._stream(request))
         except Exception:
             if self.policy.simulation or mechanism is None:
                 raise
             logger.exception("site %s: the round failed; the reply is noise", self.policy.site)
             on_cpu = replace(asked, settings=replace(settings, runtime=RuntimeSettings(device="cpu")))
-            result = local_round.run(on_cpu, request.arrays, cases.with_cases([]), stream=self._stream(request))
+            result = run(on_cpu, request.arrays, cases.with_cases([]), stream=self._stream(request))
         metrics = {records.WEIGHT: float(self._declared(stage.name))}
         if self.policy.simulation and result.loss is not None:
             metrics[records.LOSS] = result.loss
@@ -183,7 +200,7 @@ class Site:
         )
 
     def _declared(self, stage: str) -> int:
-        return self.policy.patients_declared if stage == plan.GENERATOR else self.policy.labelled_declared
+        return self.policy.labelled_declared if stage == plan.SEGMENTER else self.policy.patients_declared
 
     def _stream(self, request: Request) -> Stream:
         if self.policy.simulation:
@@ -197,14 +214,17 @@ class Site:
             raise RuntimeError(f"rehearsed fault at {fault.site} in round {fault.round}")
 
 
-def _check_weights(request: Request, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a round that the stage lacks, and weights that aren't those of its network."""
+def _check_arrays(request: Request, asked: Shapes) -> None:
+    """Refuse a round that the stage lacks, and arrays that aren't those of its network or basis."""
     rounds = plan.stage_named(request.settings, request.stage).rounds
     if not 1 <= request.round <= rounds:
         raise PolicyError(f"the request is for round {request.round}; the {request.stage} has rounds 1 to {rounds}")
     try:
-        egress.check_arrays(request.arrays, expected)
+        egress.check_arrays(request.arrays, asked)
     except EgressError as error:
-        raise PolicyError(f"the request's weights don't fit its network: {error}") from error
+        what = "basis doesn't fit its study" if request.stage == plan.STATISTICS else "weights don't fit its network"
+        raise PolicyError(f"the request's {what}: {error}") from error
     if not all(np.isfinite(array).all() for array in request.arrays.values()):
-        raise PolicyError("the request's weights are not all finite")
+        raise PolicyError("the request's arrays are not all finite")
+    if request.stage == plan.STATISTICS and not (request.arrays["basis.scale"] > 0).all():
+        raise PolicyError("the request's basis has scales that are not above 0")

@@ -27,8 +27,9 @@ def test_smoke_cuts_a_study_and_the_users_words_still_win() -> None:
 
 def test_relative_paths_resolve_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = compose(["study=folder", "data.root=mine"])
+    settings = compose(["study=folder", "data.root=mine", "prior.roots=[theirs,more/npz]"])
     assert settings.data.root == str(tmp_path / "mine")
+    assert settings.prior.roots == (str(tmp_path / "theirs"), str(tmp_path / "more" / "npz"))
     assert settings.out == str(tmp_path / "runs" / "folder-0")
 
 

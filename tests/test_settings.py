@@ -29,6 +29,16 @@ def test_settings_survive_a_round_trip_through_plain_values() -> None:
         ({"data": {"mask_classes": ["lung"]}}, "background and more"),
         ({"generator": {"attention": [True]}}, "one word a level"),
         ({"data": 3}, "a group of settings"),
+        ({"statistics": {"share": 1.1}}, "from 0 to 1"),
+        ({"statistics": {"share": -0.1}}, "from 0 to 1"),
+        ({"statistics": {"features": 7}}, "an even number"),
+        ({"statistics": {"kind": "moment"}}, "did you mean 'moments'"),
+        ({"statistics": {"share": 1}, "curriculum": {"steps": 5}}, "segmenter.rounds must be 0"),
+        ({"statistics": {"share": 1}, "segmenter": {"rounds": 0}}, "curriculum.steps must be above 0"),
+        ({"generator": {"family": "moments"}}, "statistics.share must be 1"),
+        ({"generator": {"family": "moments"}, "statistics": {"share": 0.5}}, "statistics.share must be 1"),
+        ({"curriculum": {"steps": 5}}, "without a release"),
+        ({"prior": {"phantoms": -1}}, "at least 0"),
     ],
 )
 def test_a_bad_setting_is_refused_in_words(mapping: dict[str, object], words: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedmedgen.data.cases import CaseSet
     from fedmedgen.models.denoiser import Denoiser
+    from fedmedgen.models.moments import MomentsGenerator
     from fedmedgen.settings import Settings
 
 EXAMPLE = """examples:
@@ -103,7 +104,9 @@ def _settings(folder: Path) -> "Settings":
         raise RunError(f"settings.yaml of {folder} isn't YAML ({error}): restore it from the run") from error
 
 
-def _emit(generator: "Denoiser", counts: Mapping[str, int], settings: "Settings", seed: int) -> "CaseSet":
+def _emit(
+    generator: "Denoiser | MomentsGenerator", counts: Mapping[str, int], settings: "Settings", seed: int
+) -> "CaseSet":
     import torch
     from rich.console import Console
     from rich.progress import Progress

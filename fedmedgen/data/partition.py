@@ -38,11 +38,11 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
     """Each site's training cases, by site name in sorted order, of at most `data.max_patients` patients.
 
     **Guarantee** all images of a patient are at one site; every site has at least `data.min_patients` patients (a
-    natural site with fewer is left out, and said so).
+    natural site with fewer is left out, and said so); no case outside the training split is touched.
 
     **Raises** `DataError` if that can't be reached.
     """
-    train = cases.of_split("train")
+    train = _with_rare_class(cases.of_split("train"), data, seed)
     if data.partition == "natural":
         return {name: _capped(part, data.max_patients) for name, part in _natural(train, data.min_patients).items()}
     units = list(train.by_patient().values())
@@ -62,6 +62,26 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
         part = train.with_cases([replace(case, site=site) for case in _unique(mine)])
         parts[site] = _capped(part, data.max_patients)
     return dict(sorted(parts.items()))
+
+
+def _with_rare_class(train: CaseSet, data: DataSettings, seed: int) -> CaseSet:
+    """The training cases with all but a few patients of one class left out, drawn by the hash of their names.
+
+    A patient is of that class if any of her images is.
+    """
+    if not data.rare_class:
+        return train
+    if data.rare_class not in train.classes:
+        known = ", ".join(train.classes) or "none"
+        raise SettingsError(f"data.rare_class must be one of the classes ({known}); got {data.rare_class!r}")
+    label = train.classes.index(data.rare_class)
+    patients = train.by_patient()
+    theirs = [name for name, unit in patients.items() if any(case.label == label for case in unit)]
+    kept = min(data.rare_patients or max(1, round(data.rare_share * len(theirs))), len(theirs))
+    drawn = sorted(theirs, key=lambda name: (seed_of(seed, "rare", name), name))
+    left_out = set(drawn[kept:])
+    _log.info("%d of %d %ss with %s are left in training", kept, len(theirs), train.unit, data.rare_class)
+    return train.with_cases([case for name, unit in patients.items() if name not in left_out for case in unit])
 
 
 def _capped(cases: CaseSet, most: int) -> CaseSet:

@@ -9,6 +9,7 @@ from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.errors import SettingsError
 from fedmedgen.models import samplers
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.schema import nearest
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import GeneratorSettings
@@ -17,7 +18,7 @@ from fedmedgen.training.rows import decode
 
 @torch.no_grad()
 def emit(
-    denoiser: Denoiser,
+    denoiser: Denoiser | MomentsGenerator,
     *,
     counts: Mapping[str, int] | int,
     settings: GeneratorSettings,
@@ -66,13 +67,17 @@ def label_counts(classes: Sequence[str], counts: Mapping[str, int] | int) -> dic
     return {name: counts[name] for name in known if name in counts}
 
 
-def _draw(denoiser: Denoiser, batch: Sequence[tuple[str, int]], settings: GeneratorSettings, seed: int) -> Tensor:
+def _draw(
+    denoiser: Denoiser | MomentsGenerator, batch: Sequence[tuple[str, int]], settings: GeneratorSettings, seed: int
+) -> Tensor:
     config, device = denoiser.config, denoiser.device
-    shape = (denoiser.num_channels, *config.size)
-    noise = torch.stack([_noise(shape, seed_of(seed, "emission", name, number)) for name, number in batch])
-    labels = [config.classes.index(name) if config.classes else 0 for name, _ in batch]
+    seeds = [seed_of(seed, "emission", name, number) for name, number in batch]
+    labels = torch.tensor([config.classes.index(name) if config.classes else 0 for name, _ in batch], device=device)
+    if isinstance(denoiser, MomentsGenerator):
+        return denoiser.draw(labels, seeds)
+    noise = torch.stack([_noise((denoiser.num_channels, *config.size), own) for own in seeds])
     return samplers.sample(
-        samplers.guided(denoiser, torch.tensor(labels, device=device), settings.guidance),
+        samplers.guided(denoiser, labels, settings.guidance),
         noise.to(device),
         torch.Generator().manual_seed(seed_of(seed, "churn", *batch[0])),
         sampler=settings.sampler,

@@ -21,10 +21,11 @@ RANKED_BY = {"classification": "auc", "segmentation": "dice_mean"}
 
 
 class Options(TypedDict, total=False):
-    """Who is told what is being measured, and which tasks are."""
+    """Who is told what is being measured, which tasks are, and the samples of the statistics alone."""
 
     progress: Callable[[str], None] | None
     tasks: Sequence[str]
+    cheap: CaseSet | None
 
 
 def evaluate(
@@ -36,7 +37,7 @@ def evaluate(
     seed: int,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
-    """Fidelity, and for classification and segmentation: tstr, trtr, prior, best_site, per_site.
+    """Fidelity, and for classification and segmentation: tstr, trtr, cheap, prior, best_site, per_site.
 
     What can't be measured is ``{"skipped": why}``. The best site is found by one seed on the test cases, which
     flatters it, never the synthetic set.
@@ -44,13 +45,18 @@ def evaluate(
     say = options.get("progress") or log.info
     train = _together(train_by_site, test)
     alike, why = _prior_like(test, prior, settings.prior_labels)
-    sets = {"trtr": train, "tstr": synthetic, "prior": why if alike is None else alike}
+    sets: dict[str, CaseSet | str] = {"trtr": train, "tstr": synthetic}
+    if cheap := options.get("cheap"):
+        sets["cheap"] = cheap
+    sets["prior"] = why if alike is None else alike
+    sets = {row: cases for row, cases in sets.items() if row in (settings.rows or sets)}
+    sites = {} if settings.rows and "best_site" not in settings.rows else train_by_site
     say("fidelity")
-    near = fidelity(synthetic, train, seed=seed, max_cases=settings.max_cases, prior=alike)
+    near = fidelity(synthetic, train, seed=seed, max_cases=settings.fidelity_cases, prior=alike)
     found: dict[str, Any] = {"fidelity": near}
     for task in options.get("tasks", TASKS):
         yardstick = _yardstick(task, test, settings, seed, say)
-        found[task] = _task(sets, train_by_site, yardstick, RANKED_BY[task], settings.seeds)
+        found[task] = _task(sets, sites, yardstick, RANKED_BY[task], settings.seeds)
     return found
 
 
@@ -88,7 +94,8 @@ def _task(
 def _sites(train_by_site: Mapping[str, CaseSet], yardstick: Yardstick, by: str, seeds: int) -> dict[str, Any]:
     """Each of the largest sites alone with one seed, and the best of them with all seeds."""
     if len(train_by_site) < 2:
-        return {"best_site": skipped("there is one site only"), "per_site": {}}
+        why = "there is one site only" if train_by_site else "not asked for (evaluation.rows)"
+        return {"best_site": skipped(why), "per_site": {}}
     alone = {name: yardstick(cases, name, 1) for name, cases in _largest(train_by_site)}
     measured = {name: row[by]["mean"] for name, row in alone.items() if row.get(by)}
     if not measured:

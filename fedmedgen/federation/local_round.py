@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmedgen.data.cases import Case, CaseSet
-from fedmedgen.federation.plan import GENERATOR, Stage
+from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
 from fedmedgen.privacy.mechanism import StagePlan
@@ -120,7 +120,7 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
 def patients_of(stage: str, cases: CaseSet) -> list[tuple[Case, ...]]:
     """The cases of each privacy unit that a stage may train on; the segmenter needs masks."""
     groups = cases.by_patient().values()
-    if stage == GENERATOR:
+    if stage != SEGMENTER:
         return list(groups)
     labelled = (tuple(case for case in group if case.mask is not None) for group in groups)
     return [group for group in labelled if group]

@@ -32,12 +32,14 @@ class Request:
     noise_multiplier: float
     proximal_mu: float
     arrays: Arrays
+    statistics_noise: float = 0.0  # of the statistics stage, which every request names: it is part of the plan
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything that decides the reply; the backend that carries it and its folders are left out."""
         mapping = deciding(self.settings)
-        head = [self.run, self.stage, self.round, self.noise_multiplier, self.proximal_mu, mapping]
+        noise = [self.noise_multiplier, self.statistics_noise]
+        head = [self.run, self.stage, self.round, *noise, self.proximal_mu, mapping]
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         for name in sorted(self.arrays):
             digest.update(name.encode())
@@ -51,6 +53,7 @@ def deciding(settings: Settings) -> dict[str, Any]:
     for key in ("backend", "out", "ledger", "runtime", "emission", "evaluation"):
         mapping.pop(key)
     mapping["data"]["root"] = Path(settings.data.root).name
+    mapping["prior"]["roots"] = [Path(root).name for root in settings.prior.roots]
     return mapping
 
 
@@ -62,7 +65,9 @@ def unpack_arrays(record: ArrayRecord) -> Arrays:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def request_config(run: str, stage: str, settings: Settings, noise_multiplier: float) -> ConfigRecord:
+def request_config(
+    run: str, stage: str, settings: Settings, noise_multiplier: float, statistics_noise: float = 0.0
+) -> ConfigRecord:
     """What goes with the arrays of every round of a stage; the strategy adds the round."""
     return ConfigRecord(
         {
@@ -70,6 +75,7 @@ def request_config(run: str, stage: str, settings: Settings, noise_multiplier: f
             records.STAGE: stage,
             records.SETTINGS: pack_settings(settings),
             records.NOISE_MULTIPLIER: float(noise_multiplier),
+            records.STATISTICS_NOISE: float(statistics_noise),
         }
     )
 
@@ -134,7 +140,8 @@ def unpack_settings(content: RecordDict) -> Settings:
 def unpack_request(content: RecordDict) -> Request:
     """**Raises** `PolicyError` or `SettingsError` for what is no request."""
     config = content.config_records[records.CONFIG]
-    run, noise = str(config[records.RUN]), float(str(config[records.NOISE_MULTIPLIER]))
+    run, stage = str(config[records.RUN]), str(config[records.STAGE])
+    noise, first = (float(str(config[key])) for key in (records.NOISE_MULTIPLIER, records.STATISTICS_NOISE))
     number, pull = int(str(config[records.SERVER_ROUND])), float(str(config.get(records.PROXIMAL_MU, 0.0)))
     if not (0 < len(run) <= LONGEST_NAME and run.isprintable()):
         raise PolicyError(f"the run's name must be 1 to {LONGEST_NAME} printable characters; got {run[:40]!r}")
@@ -146,7 +153,7 @@ def unpack_request(content: RecordDict) -> Request:
             raise ValueError(f"{odd[0]} is no array")
     except Exception as error:
         raise PolicyError(f"the request's arrays can't be read: {error}") from error
-    return Request(run, str(config[records.STAGE]), number, unpack_settings(content), noise, pull, arrays)
+    return Request(run, stage, number, unpack_settings(content), noise, pull, arrays, first)
 
 
 def pack_reply(reply: Checked) -> RecordDict:

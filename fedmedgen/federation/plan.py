@@ -9,13 +9,15 @@ from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.settings import Settings
 
+STATISTICS = "statistics"
 GENERATOR = "generator"
 SEGMENTER = "segmenter"
+STATISTICS_CLIP = 1.0  # vectors are scaled by public constants to a norm of about 1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of rounds: `steps` optimiser steps at each site in each of `rounds` rounds."""
+    """One stage of rounds: `steps` steps at each site in each of `rounds` rounds."""
 
     name: str
     rounds: int
@@ -28,7 +30,17 @@ class Stage:
 
 
 def stages(settings: Settings) -> tuple[Stage, ...]:
-    """The stages of a study, in order; the segmenter only where there are masks."""
+    """The stages of a study, in order; the segmenter only where there are masks.
+
+    The statistics come first, and alone where they take all of epsilon.
+    """
+    release = (Stage(STATISTICS, 1, 1, 0.0),) if settings.statistics.share else ()
+    if settings.statistics.share == 1:
+        return release
+    return release + _rounds(settings)
+
+
+def _rounds(settings: Settings) -> tuple[Stage, ...]:
     privacy, private = settings.privacy, settings.private
     rate = privacy.learning_rate
     generator = Stage(
@@ -50,20 +62,41 @@ def stage_named(settings: Settings, name: str) -> Stage:
     return next(stage for stage in stages(settings) if stage.name == name)
 
 
-def noise_multiplier(settings: Settings) -> float:
-    """The one sigma for all stages that keeps the whole run within (epsilon, delta); 0 without privacy."""
+def noise_multipliers(settings: Settings) -> dict[str, float]:
+    """The sigma of each stage; together they keep the whole run within (epsilon, delta); all 0 without privacy.
+
+    The statistics' is calibrated to their share of epsilon alone; one sigma then serves all rounds, beside it.
+    """
+    known = [stage.name for stage in stages(settings)]
     if not settings.private:
-        return 0.0
-    parts = tuple((settings.privacy.sample_rate, stage.total_steps) for stage in stages(settings))
-    return accountant.calibrate(parts, epsilon=settings.privacy.epsilon, delta=settings.privacy.delta)
+        return dict.fromkeys(known, 0.0)
+    privacy, share = settings.privacy, settings.statistics.share
+    found: dict[str, float] = {}
+    fixed: accountant.Parts = ()
+    if share:
+        found[STATISTICS] = accountant.calibrate(((1.0, 1),), epsilon=share * privacy.epsilon, delta=privacy.delta)
+        fixed = ((1.0, found[STATISTICS], 1),)
+    rounds = [stage for stage in stages(settings) if stage.name != STATISTICS]
+    if rounds:
+        parts = tuple((privacy.sample_rate, stage.total_steps) for stage in rounds)
+        noise = accountant.calibrate(parts, epsilon=privacy.epsilon, delta=privacy.delta, fixed=fixed)
+        found |= {stage.name: noise for stage in rounds}
+    return found
 
 
-def plan(settings: Settings, *, noise: float, patients: int, labelled: int) -> Plan:
+def noise_multiplier(settings: Settings) -> float:
+    """The one sigma of all rounds; 0 without privacy, or where there are none."""
+    return noise_multipliers(settings).get(GENERATOR, 0.0)
+
+
+def plan(settings: Settings, *, noise: float, patients: int, labelled: int, statistics_noise: float = 0.0) -> Plan:
     """The plan a site fixes in its ledger before the first event; `patients` and `labelled` are public counts."""
     counts = {GENERATOR: patients, SEGMENTER: labelled}
     return Plan(
         stages=tuple(
-            StagePlan(
+            _statistics(statistics_noise, patients)
+            if stage.name == STATISTICS
+            else StagePlan(
                 name=stage.name,
                 sample_rate=settings.privacy.sample_rate,
                 noise_multiplier=noise,
@@ -74,6 +107,18 @@ def plan(settings: Settings, *, noise: float, patients: int, labelled: int) -> P
             for stage in stages(settings)
         ),
         delta=settings.privacy.delta,
+    )
+
+
+def _statistics(noise: float, patients: int) -> StagePlan:
+    """One step over all patients, of vectors that a public scale brings to a norm of about 1."""
+    return StagePlan(
+        name=STATISTICS,
+        sample_rate=1.0,
+        noise_multiplier=noise,
+        clip_norm=STATISTICS_CLIP,
+        steps=1,
+        denominator_patients=patients,
     )
 
 

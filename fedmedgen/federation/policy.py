@@ -14,6 +14,7 @@ from fedmedgen.federation import records
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, stages
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import head_beside
+from fedmedgen.release_settings import PriorSettings
 from fedmedgen.schema import from_mapping, plain, require
 from fedmedgen.settings import ColumnSettings, DataSettings, FaultSettings, LedgerSettings, RuntimeSettings, Settings
 
@@ -55,6 +56,8 @@ class SitePolicy:
     largest_layer: int = 2**25  # numbers in one layer's output for one patient
     largest_rows_per_patient: int = 256  # images x noise draws
     largest_pixels: int = 512 * 512
+    largest_statistics: int = 1_000_000  # numbers in the one vector that the statistics release; 0: none may be asked
+    largest_dimension: int = 4096  # coefficients of an image
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bundles: tuple[str, ...] = ()  # SHA-256 of the app bundles that may run here
@@ -124,7 +127,7 @@ class SitePolicy:
 
     def public(self, stage: str = GENERATOR) -> dict[str, str | float]:
         """What may leave the site as public, by key: words and figures of this file, whatever the data hold."""
-        weight = self.patients_declared if stage == GENERATOR else self.labelled_declared
+        weight = self.labelled_declared if stage == SEGMENTER else self.patients_declared
         return {
             records.SITE: self.site,
             records.UNIT: self.unit,
@@ -144,7 +147,7 @@ def for_real_sites(settings: Settings) -> Settings:
     asked = settings.data
     data = DataSettings(classes=asked.classes, mask_classes=asked.mask_classes, size=asked.size, fit=asked.fit)
     own = replace(settings, ledger=LedgerSettings(), fault=FaultSettings(), runtime=RuntimeSettings())
-    return replace(own, backend="deployment", out="", data=data)
+    return replace(own, backend="deployment", out="", data=data, prior=PriorSettings())
 
 
 def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, stage: str = GENERATOR) -> None:
@@ -168,7 +171,7 @@ def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, st
     _at_most("parameters", parameters, policy.largest_parameters)
     network, data = settings.generator, settings.data
     _at_most("levels", len(network.channels), policy.largest_levels)
-    _at_most("layers", len(network.channels) * network.layers_per_block, policy.largest_layers)
+    _at_most("layers", max(len(network.channels) * network.layers_per_block, network.depth), policy.largest_layers)
     _at_most("classes", max(len(data.classes), len(data.mask_classes)), policy.largest_classes)
     _at_most("learning rate", max(stage.learning_rate for stage in stages(settings)), LARGEST_RATE)
     images = max(settings.generator.images_per_patient, settings.segmenter.images_per_patient)
@@ -186,6 +189,15 @@ def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, st
     _at_least("sample rate", settings.privacy.sample_rate, policy.smallest_sample_rate)
 
 
+def check_statistics(policy: SitePolicy, *, dimension: int, size: int) -> None:
+    """Refuse a basis or a vector larger than the site allows, before anything of its size is built.
+
+    **Raises** `PolicyError` naming the limit and what was asked.
+    """
+    _at_most("dimension", dimension, policy.largest_dimension)
+    _at_most("size of the statistics", size, policy.largest_statistics)
+
+
 def check_plan(policy: SitePolicy, plan: Plan) -> None:
     """Refuse a plan whose mechanism or claim is weaker than the site allows."""
     for stage in plan.stages:
@@ -200,10 +212,13 @@ def check_plan(policy: SitePolicy, plan: Plan) -> None:
 
 def largest_layer(settings: Settings, images: int) -> int:
     """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
-    network = settings.generator
+    network, rows = settings.generator, settings.privacy.noise_draws * images
+    if network.family == "dit":
+        tokens = math.prod(math.ceil(side / network.unshuffle) for side in settings.data.size)
+        return rows * tokens * max(4 * network.width, network.heads * tokens)
     fold: int = network.unshuffle * 2 ** (len(network.channels) - 1)  # sides are padded to a multiple of it
     height, width = (math.ceil(side / fold) * fold // network.unshuffle for side in settings.data.size)
-    return settings.privacy.noise_draws * images * height * width * max(network.channels, default=0)
+    return rows * height * width * max(network.channels, default=0)
 
 
 def _at_most(what: str, asked: float, largest: float) -> None:

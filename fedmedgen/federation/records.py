@@ -1,7 +1,8 @@
 """Every key that crosses the wire, each with its privacy status; what isn't listed can't be sent, nor asked.
 
 A message holds at most one record of arrays, one of metrics and one of text under the three record names. The names of
-arrays aren't listed here: they are those of the trainable parameters of the network that the request describes.
+arrays aren't listed here: they are those of the trainable parameters of the network that the request describes, or, of
+the statistics, those of the basis that is asked about and the one vector that answers.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ STAGE = "stage"
 SERVER_ROUND = "server-round"
 SETTINGS = "settings"
 NOISE_MULTIPLIER = "noise-multiplier"
+STATISTICS_NOISE = "statistics-noise"
 PROXIMAL_MU = "proximal-mu"
 
 DONE = "done"
@@ -83,6 +85,7 @@ INCOMING: Mapping[str, tuple[Listed, ...]] = {
         Listed(CONFIG, SERVER_ROUND, int, Privacy.ASKED),
         Listed(CONFIG, SETTINGS, str, Privacy.ASKED),
         Listed(CONFIG, NOISE_MULTIPLIER, float, Privacy.ASKED),
+        Listed(CONFIG, STATISTICS_NOISE, float, Privacy.ASKED),
         Listed(CONFIG, PROXIMAL_MU, float, Privacy.ASKED),
     ),
 }

@@ -1,16 +1,17 @@
-"""The generator's network: an EDM-preconditioned, class-conditional denoiser around diffusers' `UNet2DModel`."""
+"""The generator's network: an EDM-preconditioned, class-conditional denoiser around a network of the chosen family."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import ModelMixin, UNet2DModel
 from torch import Tensor, nn
 
 from fedmedgen.errors import SettingsError
 from fedmedgen.models import pipeline
+from fedmedgen.models.coefficient_network import CoefficientNetwork
+from fedmedgen.models.diffusion_transformer import DiffusionTransformer
 from fedmedgen.settings import GeneratorSettings
 
 
@@ -29,9 +30,12 @@ class DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma, label): the clean image (and mask channels) expected from a noisy one."""
+    """D(x; sigma, label): the clean image (and mask channels) expected from a noisy one.
 
-    def __init__(self, unet: UNet2DModel, config: DenoiserConfig) -> None:
+    The network is called `unet`, as in saved folders, whatever its family: each is called as `UNet2DModel` is.
+    """
+
+    def __init__(self, unet: ModelMixin, config: DenoiserConfig) -> None:
         super().__init__()
         self.unet = unet
         self.config = config
@@ -77,42 +81,74 @@ def build_denoiser(
 ) -> Denoiser:
     """A fresh denoiser; `num_masks` counts mask classes less the background (0: images alone).
 
-    **Raises** `SettingsError` if `generator.norm_groups` doesn't divide every level's channels.
+    **Raises** `SettingsError` if the family can't be built from these settings.
 
     **Guarantee** The weights depend on the seed alone, and torch's global random state is left as it was.
     """
-    if any(width % generator.norm_groups for width in generator.channels):
-        raise SettingsError(
-            f"generator.norm_groups must divide every number of generator.channels {list(generator.channels)};"
-            f" got {generator.norm_groups}"
-        )
-    channels = (1 + num_masks) * generator.unshuffle**2
+    family = FAMILIES.get(generator.family)
+    if family is None:
+        raise SettingsError(f"generator.family={generator.family} has no network; those of {sorted(FAMILIES)} have one")
+    unshuffle = {"unet": generator.unshuffle, "dit": generator.patch}.get(generator.family, 1)
+    channels = (1 + num_masks) * unshuffle**2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DModel(**_unet_arguments(generator), in_channels=channels, out_channels=channels,
-                           num_class_embeds=num_classes + 1)  # fmt: skip
+        network = family(generator, size, {"in_channels": channels, "num_class_embeds": num_classes + 1})
     config = DenoiserConfig(
         classes=tuple(f"class-{label}" for label in range(num_classes)),
         mask_classes=("background", *(f"mask-{value + 1}" for value in range(num_masks))) if num_masks else (),
         size=(size[0], size[1]),
-        unshuffle=generator.unshuffle,
+        unshuffle=unshuffle,
         sigma_data=generator.sigma_data,
         preconditioning=generator.preconditioning,
         steps=generator.sampler_steps,
         guidance=generator.guidance,
     )
-    return Denoiser(unet, config)
+    return Denoiser(network, config)
 
 
-def _unet_arguments(generator: GeneratorSettings) -> dict[str, Any]:
-    down = tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in generator.attention)
-    up = tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(generator.attention))
-    return {
-        "down_block_types": down,
-        "up_block_types": up,
-        "block_out_channels": tuple(generator.channels),
-        "layers_per_block": generator.layers_per_block,
-        "norm_num_groups": generator.norm_groups,
-        "attention_head_dim": math.gcd(32, *generator.channels),
-        "add_attention": any(generator.attention),
-    }
+def _unet(generator: GeneratorSettings, _size: tuple[int, int], door: dict[str, int]) -> ModelMixin:
+    if any(width % generator.norm_groups for width in generator.channels):
+        raise SettingsError(
+            f"generator.norm_groups must divide every number of generator.channels {list(generator.channels)};"
+            f" got {generator.norm_groups}"
+        )
+    return UNet2DModel(
+        **door,
+        out_channels=door["in_channels"],
+        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in generator.attention),
+        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(generator.attention)),
+        block_out_channels=tuple(generator.channels),
+        layers_per_block=generator.layers_per_block,
+        norm_num_groups=generator.norm_groups,
+        attention_head_dim=math.gcd(32, *generator.channels),
+        add_attention=any(generator.attention),
+    )
+
+
+def _transformer(generator: GeneratorSettings, _size: tuple[int, int], door: dict[str, int]) -> ModelMixin:
+    return DiffusionTransformer(**door, width=generator.width, depth=generator.depth, heads=generator.heads)
+
+
+def _coefficient_network(generator: GeneratorSettings, size: tuple[int, int], door: dict[str, int]) -> ModelMixin:
+    pixels = size[0] * size[1]
+    if generator.coefficients > pixels:
+        raise SettingsError(
+            f"generator.coefficients must be at most the pixels of an image, {pixels}; got {generator.coefficients}"
+        )
+    if generator.coefficients < pixels and generator.preconditioning != "spectral":
+        raise SettingsError(
+            "outside its coefficients a generator draws what the preconditioning expects, which is white noise for"
+            f" {generator.preconditioning!r}: set generator.preconditioning=spectral"
+        )
+    return CoefficientNetwork(
+        **door,
+        coefficients=generator.coefficients,
+        size=(size[0], size[1]),
+        width=generator.width,
+        depth=generator.depth,
+        log_sigma_unit=4 / pipeline.NOISE_SCALE,
+        sigma_data=generator.sigma_data,
+    )
+
+
+FAMILIES = {"unet": _unet, "dit": _transformer, "coefficients": _coefficient_network}

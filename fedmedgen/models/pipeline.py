@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
@@ -65,10 +65,10 @@ def noise_condition(sigma: Tensor) -> Tensor:
     return NOISE_SCALE * sigma.log() / 4
 
 
-def network(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, unshuffle: int) -> Tensor:
-    """The network on images of any size: padded, folded into channels, run, unfolded, cropped."""
+def network(unet: ModelMixin, x: Tensor, sigma: Tensor, labels: Tensor, unshuffle: int) -> Tensor:
+    """The network on images of any size it takes: padded, folded into channels, run, unfolded, cropped."""
     height, width = x.shape[-2:]
-    step = unshuffle * 2 ** (len(unet.config.block_out_channels) - 1)
+    step = unshuffle * 2 ** (len(unet.config.get("block_out_channels", [1])) - 1)
     x = F.pad(x, (0, -width % step, 0, -height % step))
     x = F.pixel_unshuffle(x, unshuffle) if unshuffle > 1 else x
     out: Tensor = unet(x, noise_condition(sigma), class_labels=labels, return_dict=False)[0]
@@ -76,7 +76,7 @@ def network(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, unshuff
     return out[..., :height, :width]
 
 
-def denoised(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, spectrum: Tensor, unshuffle: int) -> Tensor:
+def denoised(unet: ModelMixin, x: Tensor, sigma: Tensor, labels: Tensor, spectrum: Tensor, unshuffle: int) -> Tensor:
     """The clean image expected from a noisy one: D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
 
     **Shapes** x ``[B, C, H, W]``, sigma ``[B]``, labels ``[B]``; the number after the last class means "no class".
@@ -89,7 +89,7 @@ def denoised(unet: UNet2DModel, x: Tensor, sigma: Tensor, labels: Tensor, spectr
     return smooth + c_out * network(unet, c_in * x, sigma, labels, unshuffle)
 
 
-def segment(unet: UNet2DModel, images: Tensor, noise_level: float, data: tuple[float, str], unshuffle: int) -> Tensor:
+def segment(unet: ModelMixin, images: Tensor, noise_level: float, data: tuple[float, str], unshuffle: int) -> Tensor:
     """Logits ``[B, M, H, W]`` of the denoiser's network with a new head; mask channels at its door are zero."""
     extra = unet.config.in_channels // unshuffle**2 - 1
     x = F.pad(images, (0, 0, 0, 0, 0, extra))
@@ -169,7 +169,7 @@ class RadiographPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Synthetic radiographs of a class, with masks where the generator draws them."""
 
     def __init__(
-        self, unet: UNet2DModel, classes: Any = (), mask_classes: Any = (), size: Any = (64, 64), settings: Any = None
+        self, unet: ModelMixin, classes: Any = (), mask_classes: Any = (), size: Any = (64, 64), settings: Any = None
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet)
@@ -217,7 +217,7 @@ class RadiographPipeline(DiffusionPipeline):  # type: ignore[misc]
 class SegmenterPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Masks for radiographs."""
 
-    def __init__(self, unet: UNet2DModel, mask_classes: Any = (), size: Any = (64, 64), settings: Any = None) -> None:
+    def __init__(self, unet: ModelMixin, mask_classes: Any = (), size: Any = (64, 64), settings: Any = None) -> None:
         super().__init__()
         self.register_modules(unet=unet)
         self.register_to_config(mask_classes=list(mask_classes), size=list(size), settings=dict(settings or {}))

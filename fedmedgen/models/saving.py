@@ -1,18 +1,26 @@
 """Generators and segmenters on disk: diffusers' layout, safetensors, their own pipeline and a model card."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DModel
+from diffusers import ModelMixin, UNet2DModel
 
 from fedmedgen.errors import RunError
-from fedmedgen.models import pipeline
+from fedmedgen.models import moments_pipeline, pipeline
+from fedmedgen.models.coefficient_network import CoefficientNetwork
+from fedmedgen.models.coefficient_sampler import CoefficientSampler
 from fedmedgen.models.denoiser import Denoiser, DenoiserConfig
+from fedmedgen.models.diffusion_transformer import DiffusionTransformer
+from fedmedgen.models.moments import MomentsConfig, MomentsGenerator
 from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
 
+NETWORKS = {
+    network.__name__: network for network in (UNet2DModel, DiffusionTransformer, CoefficientNetwork, CoefficientSampler)
+}
 GENERATOR_USE = """```python
 from diffusers import DiffusionPipeline
 
@@ -61,41 +69,42 @@ where it says none, the weights may reveal training images.
 """
 
 
-def save_generator(denoiser: Denoiser, folder: Path, *, card: Mapping[str, object]) -> None:
+def save_generator(denoiser: Denoiser | MomentsGenerator, folder: Path, *, card: Mapping[str, object]) -> None:
     """Write the generator with `pipeline.py`, so that `DiffusionPipeline.from_pretrained` alone can sample from it.
 
     `card` gives the model card's facts, name to value: at least epsilon and the data.
     """
     config = denoiser.config
-    settings = {
-        name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
-    }
-    pipe = pipeline.RadiographPipeline(denoiser.unet, config.classes, config.mask_classes, config.size, settings)
+    pipe = _generator_pipeline(denoiser)
     what = "radiographs with masks" if config.mask_classes else "radiographs"
     classes = ", ".join(config.classes) or "no named classes"
-    summary = f"A diffusion model that draws {what}, conditioned on the class: {classes}."
+    kind = "Statistics of radiographs" if isinstance(denoiser, MomentsGenerator) else "A diffusion model"
+    summary = f"{kind} that draws {what}, conditioned on the class: {classes}."
     use = GENERATOR_USE.format(label=config.classes[0] if config.classes else None)
     _save(pipe, folder, _card("Radiograph generator", "unconditional-image-generation", summary, use, card))
 
 
-def load_generator(folder: Path) -> Denoiser:
+def load_generator(folder: Path) -> Denoiser | MomentsGenerator:
     """The generator saved in `folder`.
 
     **Raises** `RunError` if something is missing or not whole.
     """
-    unet, index = _load(folder, "RadiographPipeline")
+    network, index = _load(folder, "RadiographPipeline", "MomentsPipeline")
+    names = {"classes": tuple(index["classes"]), "mask_classes": tuple(index["mask_classes"])}
+    size = (index["size"][0], index["size"][1])
+    if isinstance(network, CoefficientSampler):
+        return MomentsGenerator(network, MomentsConfig(**names, size=size)).eval()
     kept = index["settings"]
     config = DenoiserConfig(
-        classes=tuple(index["classes"]),
-        mask_classes=tuple(index["mask_classes"]),
-        size=(index["size"][0], index["size"][1]),
+        **names,
+        size=size,
         unshuffle=kept["unshuffle"],
         sigma_data=kept["sigma_data"],
         preconditioning=kept["preconditioning"],
         steps=kept["steps"],
         guidance=kept["guidance"],
     )
-    return Denoiser(unet, config)
+    return Denoiser(network, config)
 
 
 def save_segmenter(segmenter: Segmenter, folder: Path, *, card: Mapping[str, object]) -> None:
@@ -125,31 +134,56 @@ def load_segmenter(folder: Path) -> Segmenter:
     return Segmenter(unet, config)
 
 
+def _generator_pipeline(denoiser: Denoiser | MomentsGenerator) -> Any:
+    config = denoiser.config
+    names = (config.classes, config.mask_classes, config.size)
+    if isinstance(denoiser, MomentsGenerator):
+        return moments_pipeline.MomentsPipeline(denoiser.sampler, *names)
+    settings = {
+        name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
+    }
+    return pipeline.RadiographPipeline(denoiser.unet, *names, settings)
+
+
 def _save(pipe: Any, folder: Path, card: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pipe.save_pretrained(folder, safe_serialization=True)
-    shutil.copyfile(str(pipeline.__file__), folder / "pipeline.py")
+    shutil.copyfile(inspect.getfile(type(pipe)), folder / "pipeline.py")
     path = folder / "model_index.json"
     index = json.loads(path.read_text())
     # diffusers looks for the class in the folder's own pipeline.py only if the index says so
     index["_class_name"] = ["pipeline", type(pipe).__name__]
     index.pop("_name_or_path", None)
+    # and a network that diffusers doesn't have only in a file beside its weights
+    part = _part(index)
+    network = getattr(pipe, part)
+    if not isinstance(network, UNet2DModel):
+        source = Path(inspect.getfile(type(network)))
+        shutil.copyfile(source, folder / part / source.name)
+        index[part] = [source.stem, type(network).__name__]
     path.write_text(json.dumps(index, indent=2) + "\n")
     (folder / "README.md").write_text(card)
 
 
-def _load(folder: Path, kind: str) -> tuple[UNet2DModel, dict[str, Any]]:
+def _part(index: Mapping[str, Any]) -> str:
+    """The folder and name of the pipeline's one network."""
+    return "sampler" if "sampler" in index else "unet"
+
+
+def _load(folder: Path, *kinds: str) -> tuple[ModelMixin, dict[str, Any]]:
     try:
         index = json.loads((folder / "model_index.json").read_text())
-        unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
-        unet.register_to_config(_name_or_path="")
-    except (OSError, ValueError, RuntimeError) as error:
+        part = _part(index)
+        network = NETWORKS[index[part][1]].from_pretrained(folder / part, use_safetensors=True, local_files_only=True)
+        network.register_to_config(_name_or_path="")
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise RunError(
             f"no whole saved model in {folder.name}/ ({error}); point to the folder that a run wrote"
         ) from error
-    if index.get("_class_name", ["", ""])[-1] != kind:
-        raise RunError(f"{folder.name}/ must hold a {kind}; got {index.get('_class_name')}: point to the other folder")
-    return unet, index
+    if index.get("_class_name", ["", ""])[-1] not in kinds:
+        kind, found = " or ".join(kinds), index.get("_class_name")
+        raise RunError(f"{folder.name}/ must hold a {kind}; got {found}: point to the other folder")
+    return network, index
 
 
 def _card(title: str, tag: str, summary: str, use: str, facts: Mapping[str, object]) -> str:

@@ -7,6 +7,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from fedmedgen.errors import SettingsError
 from fedmedgen.models import pipeline
 from fedmedgen.models.denoiser import Denoiser
 
@@ -49,7 +50,15 @@ class Segmenter(nn.Module):
 
 
 def from_denoiser(denoiser: Denoiser, num_mask_classes: int, noise_level: float, seed: int) -> Segmenter:
-    """All of the denoiser's weights (copied) and a fresh head for `num_mask_classes`, background included."""
+    """All of the denoiser's weights (copied) and a fresh head for `num_mask_classes`, background included.
+
+    **Raises** `SettingsError` if the denoiser's network is no UNet: features of every pixel are what the method needs.
+    """
+    if not isinstance(denoiser.unet, UNet2DModel):
+        raise SettingsError(
+            f"a segmenter starts from a UNet; got a {type(denoiser.unet).__name__}:"
+            " set generator.family=unet, or segmenter.rounds=0 for no segmenter"
+        )
     unet = copy.deepcopy(denoiser.unet)
     outputs = num_mask_classes * denoiser.config.unshuffle**2
     with torch.random.fork_rng(devices=[]):

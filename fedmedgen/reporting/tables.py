@@ -10,9 +10,17 @@ ROWS = (
     ("trtr", "Real data, all sites (TRTR)"),
     ("best_site", "Best single site, real data"),
     ("tstr", "Synthetic set (TSTR)"),
+    ("cheap", "Cheap release (statistics alone)"),
     ("prior", "Prior alone (no patient)"),
 )
-COLOURS = {"trtr": 2, "best_site": 4, "tstr": 0, "prior": 1}
+COLUMNS = {
+    "trtr": "Real, all sites",
+    "best_site": "Best site",
+    "tstr": "Synthetic",
+    "cheap": "Cheap release",
+    "prior": "Prior alone",
+}
+COLOURS = {"trtr": 2, "best_site": 4, "tstr": 0, "cheap": 5, "prior": 1}
 NONE = "–"
 Spread = Mapping[str, float] | None
 
@@ -60,10 +68,15 @@ def measured(task: Mapping[str, Any], row: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) and "skipped" not in found else None
 
 
+def rows_of(task: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The rows of ROWS, the cheap release only where a study has one."""
+    return [(key, title) for key, title in ROWS if key != "cheap" or key in task]
+
+
 def utility_rows(task: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
     """One line a row of ROWS: its name, the values called `names`, training cases or why it was skipped."""
     table = []
-    for key, title in ROWS:
+    for key, title in rows_of(task):
         row = task.get(key) or {}
         if key == "best_site" and row.get("site"):
             title = f"{title}: {row['site']}"
@@ -81,7 +94,7 @@ def class_rows(task: Mapping[str, Any], name: str) -> list[list[str]]:
     first = measured(task, "trtr")
     if first is None or not isinstance(first.get(name), Mapping):
         return []
-    rows = {key: measured(task, key) for key, _ in ROWS}
+    rows = {key: measured(task, key) for key, _ in rows_of(task)}
     return [[label, *[spread((row or {}).get(name, {}).get(label)) for row in rows.values()]] for label in first[name]]
 
 
@@ -92,7 +105,7 @@ def _short(title: str) -> str:
 def utility_dots(task: Mapping[str, Any], name: str) -> list[Dot]:
     """The value called `name` of each measured row."""
     found = []
-    for key, title in ROWS:
+    for key, title in rows_of(task):
         row = measured(task, key)
         if row and row.get(name):
             value = row[name]
@@ -105,7 +118,7 @@ def class_dots(task: Mapping[str, Any], name: str) -> tuple[list[str], dict[str,
     first = measured(task, "trtr")
     classes = list((first or {}).get(name) or {})
     series: dict[str, list[Dot | None]] = {}
-    for key, title in ROWS:
+    for key, title in rows_of(task):
         row = measured(task, key)
         if row is not None:
             values = [row[name].get(label) for label in classes]

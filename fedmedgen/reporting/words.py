@@ -20,6 +20,8 @@ MEANINGS = {
     "network on the real cases of all sites: the most one could hope for.",
     "prior": "The prior alone is what the same network learns from drawn phantoms, that is from no patient at all. A "
     "synthetic set that doesn't beat it has learned nothing useful from the sites.",
+    "cheap": "The cheap release is what the same network learns from samples of the statistics alone: one noisy sum "
+    "and no training at the sites. A synthetic set that doesn't beat it was not worth its rounds.",
     "best_site": "The best single site is the real data of one site alone: a synthetic set above it is worth sharing "
     "even for that site. It is picked on the test cases, which flatters the site, not the synthetic set.",
     "recall": "Recall is the share of the real cases of a class that are found. For a rare class it shows whether the "
@@ -66,13 +68,25 @@ def claim(record: Record) -> list[tuple[str, str]]:
 
 
 def _mechanism(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
-    rate, clip, noise = (_values(privacy.get(name)) for name in ("sample_rate", "clip_norm", "noise_multiplier"))
+    first = privacy.get("statistics_noise_multiplier")
+    said = f"First, one sum of each {unit}'s statistics, clipped to length 1, leaves with Gaussian noise of "
+    release = [("Statistics", f"{said}{number(first)}, added at the site.")] if first else []
     accountant = str(privacy.get("accountant") or "PLD (privacy loss distributions)")
+    return [
+        *release,
+        *_rounds(privacy, unit),
+        ("Accountant", f"{accountant}, composed over all stages of the run."),
+    ]
+
+
+def _rounds(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
+    if privacy.get("noise_multiplier") is None:
+        return []
+    rate, clip, noise = (_values(privacy.get(name)) for name in ("sample_rate", "clip_norm", "noise_multiplier"))
     return [
         ("Sampling", f"Poisson: in each step each {unit} takes part with probability {rate}, by a coin of its own."),
         ("Noise", f"Each {unit}'s gradient is clipped to length {clip}; Gaussian noise of {noise} times that length is "
          "added at the site to their sum."),
-        ("Accountant", f"{accountant}, composed over all stages of the run."),
     ]  # fmt: skip
 
 

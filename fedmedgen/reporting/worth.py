@@ -10,7 +10,10 @@ from fedmedgen.reporting.figures import Bars
 from fedmedgen.reporting.record import Record
 from fedmedgen.reporting.tables import NONE, measured, number, spread
 
-ROW_NAMES = ["Real, all sites", "Best site", "Synthetic", "Prior alone"]
+
+def column_names(task: Mapping[str, Any]) -> list[str]:
+    """A short name for each row of the tables."""
+    return [tables.COLUMNS[key] for key, _ in tables.rows_of(task)]
 
 
 def classification(record: Record) -> dict[str, Any]:
@@ -30,8 +33,8 @@ def classification(record: Record) -> dict[str, Any]:
         ),
         "class_plot_words": "Share of the real cases of each class that are found: look at the rare ones.",
         "class_rows": tables.class_rows(task, "recall"),
-        "class_head": ["Recall of", *ROW_NAMES],
-        "meanings": ["auc", "recall"],
+        "class_head": ["Recall of", *column_names(task)],
+        "meanings": ["auc", "recall", *(["cheap"] if "cheap" in task else [])],
     }
     return found | _sites_alone(task, "auc", "AUC")
 
@@ -52,8 +55,8 @@ def segmentation(record: Record) -> dict[str, Any]:
         "plot_words": "Overlap with true masks of held-out real cases, mean over mask classes. Bars: one sd.",
         **_mask_plot(task),
         "class_rows": tables.class_rows(task, "dice") if len(record.settings.data.mask_classes) > 2 else [],
-        "class_head": ["Dice of", *ROW_NAMES],
-        "meanings": ["dice"],
+        "class_head": ["Dice of", *column_names(task)],
+        "meanings": ["dice", *(["cheap"] if "cheap" in task else [])],
     }
     return found | _sites_alone(task, "dice_mean", "Dice")
 

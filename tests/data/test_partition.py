@@ -1,6 +1,7 @@
 """Partitions: every training case once, a patient never at two sites, each site with enough."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,3 +133,62 @@ def test_the_table_counts_patients_images_classes_and_masks():
     assert rows == [
         {"site": "all", "patients": 10, "images": 20, "classes": {"a": 10, "b": 10}, "unlabelled": 0, "masks": 0}
     ]
+
+
+def _with(cases: CaseSet, label: int) -> set[str]:
+    return {f"{case.site}/{case.patient}" for case in cases if case.label == label}
+
+
+@pytest.mark.parametrize("how", ["natural", "even"])
+@pytest.mark.parametrize(("cut", "kept"), [({"rare_share": 0.1}, 4), ({"rare_patients": 7}, 7)])
+def test_a_rare_class_keeps_so_many_whole_patients_and_no_other_patient_is_lost(how, cut, kept):
+    cases = _cases(100, classes=2, origins=2)
+    data = DataSettings(partition=how, sites=2, min_patients=1, rare_class="b", **cut)
+    full = partition(cases, replace(data, rare_class="", rare_share=0.0, rare_patients=0), seed=3)
+    parts = partition(cases, data, seed=3)
+    placed = Counter(case.name for part in parts.values() for case in part)
+    everybody = Counter(case.name for part in full.values() for case in part)
+    label = {case.name: case.label for case in cases}
+    assert {name for name in everybody if label[name] == 0} == {name for name in placed if label[name] == 0}
+    assert sum(len(_with(part, 1)) for part in parts.values()) == kept
+    assert sum(label[name] == 1 for name in placed) == 2 * kept  # both films of each
+    assert placed <= everybody
+
+
+def test_which_patients_stay_depends_on_the_seed_and_not_on_the_order_of_the_cases():
+    cases = _cases(100)
+    data = DataSettings(partition="natural", min_patients=1, rare_class="b", rare_patients=5)
+    turned = cases.with_cases(cases.cases[::-1])
+
+    def stay(held, seed):
+        return set().union(*(_with(part, 1) for part in partition(held, data, seed=seed).values()))
+
+    assert stay(cases, 0) == stay(turned, 0)
+    assert stay(cases, 0) != stay(cases, 1)
+
+
+def test_a_patient_with_one_film_of_the_rare_class_goes_with_all_her_films():
+    cases = CaseSet(
+        tuple(
+            Case(IMAGE, f"{patient}-{film}.png", label=film, patient=f"p{patient}", site="a", split="train")
+            for patient in range(10)
+            for film in range(2)
+        ),
+        ("normal", "nodule"),
+    )
+    data = DataSettings(partition="natural", min_patients=1, rare_class="nodule", rare_patients=3)
+    part = partition(cases, data, seed=0)["a"]
+    assert Counter(case.label for case in part) == {0: 3, 1: 3}
+
+
+def test_an_unknown_rare_class_is_refused():
+    data = DataSettings(partition="natural", min_patients=1, rare_class="z", rare_patients=3)
+    with pytest.raises(SettingsError, match=r"rare_class must be one of the classes \(a, b\)"):
+        partition(_cases(40), data, seed=0)
+
+
+@pytest.mark.parametrize("words", [{"rare_class": "b"}, {"rare_share": 0.1}, {"rare_class": "b", "rare_share": 0.1,
+                                                                             "rare_patients": 2}])  # fmt: skip
+def test_a_rare_class_goes_with_one_way_to_cut_it(words):
+    with pytest.raises(SettingsError, match="rare_class must be named together with either"):
+        DataSettings(**words)

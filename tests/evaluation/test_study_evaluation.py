@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fedmedgen.data.cases import CaseSet
+from fedmedgen.errors import SettingsError
 from fedmedgen.evaluation.study import evaluate
 from fedmedgen.settings import EvaluationSettings
 
@@ -26,6 +27,26 @@ def test_every_row_is_there_with_its_parts(discs: Make) -> None:
     assert found["fidelity"]["floor"]["fd"] > 0
     assert found["fidelity"]["prior"]["fd"] > 0
     assert any("tstr" in words for words in said)
+
+
+def test_samples_of_the_statistics_alone_are_a_row_where_a_study_has_them(discs: Make) -> None:
+    few = replace(FEW, seeds=1, classifier_steps=3)
+    found = evaluate(
+        discs(20), {"a": discs(20)}, discs(16, seed=3), None, few, 0, tasks=["classification"], cheap=discs(24, seed=5)
+    )
+    assert list(found["classification"])[:4] == ["trtr", "tstr", "cheap", "prior"]
+    assert found["classification"]["cheap"]["auc"]["mean"] >= 0
+
+
+def test_only_the_rows_asked_for_are_measured(discs: Make) -> None:
+    few = replace(FEW, seeds=1, classifier_steps=3, rows=("tstr", "cheap"))
+    sites = {"a": discs(20), "b": discs(20, seed=1)}
+    more = {"tasks": ["classification"], "cheap": discs(24, seed=5)}
+    found = evaluate(discs(20), sites, discs(16, seed=3), None, few, 0, **more)["classification"]
+    assert set(found) == {"tstr", "cheap", "best_site", "per_site"}
+    assert "skipped" in found["best_site"]
+    with pytest.raises(SettingsError, match="of tstr, trtr, cheap, prior and best_site"):
+        replace(FEW, rows=("tsrt",))
 
 
 def test_one_class_skips_classification_and_measures_the_rest(discs: Make) -> None:

@@ -34,10 +34,11 @@ def test_the_digest_changes_with_whatever_decides_the_reply(request_: Request) -
         replace(request_, run="run-2"),
         replace(request_, round=3),
         replace(request_, noise_multiplier=1.2),
+        replace(request_, statistics_noise=1.2),
         replace(request_, arrays=other),
         replace(request_, settings=compose(["study=demo", "seed=1"])),
     ]
-    assert len({item.digest for item in [*changed, request_]}) == 6
+    assert len({item.digest for item in [*changed, request_]}) == 7
 
 
 def test_the_digest_forgets_what_carries_the_study(request_: Request) -> None:

@@ -58,6 +58,28 @@ def test_noise_for_fewer_steps_is_refused_against_the_requests_own_claim(setting
         plan.check_claim(settings, agreed)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_the_statistics_take_their_share_and_all_stages_together_stay_within_epsilon(share: float) -> None:
+    words = ["generator=moments", "segmenter.rounds=0"] if share == 1 else []
+    study = compose(["study=demo", "smoke=true", f"statistics.share={share}", *words])
+    noise = plan.noise_multipliers(study)
+    agreed = plan.plan(study, noise=noise.get(plan.GENERATOR, 0.0), patients=100, labelled=80,
+                       statistics_noise=noise[plan.STATISTICS])  # fmt: skip
+    assert [stage.name for stage in agreed.stages] == [plan.STATISTICS, plan.GENERATOR, plan.SEGMENTER][: len(noise)]
+    first = agreed.stages[0]
+    assert (first.sample_rate, first.steps, first.clip_norm, first.denominator_patients) == (1.0, 1, 1.0, 100)
+    target = study.privacy.epsilon
+    assert 0.98 * share * target < agreed.epsilon_after({plan.STATISTICS: 1}) <= share * target
+    assert 0.98 * target < agreed.epsilon <= target
+
+
+def test_statistics_that_take_all_leave_no_rounds_and_no_share_no_statistics(settings: Settings) -> None:
+    alone = compose(["study=demo", "smoke=true", "generator=moments", "statistics.share=1", "segmenter.rounds=0"])
+    assert [(stage.name, stage.total_steps) for stage in plan.stages(alone)] == [(plan.STATISTICS, 1)]
+    assert plan.STATISTICS not in plan.noise_multipliers(settings)
+    assert plan.noise_multiplier(alone) == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [["data.sites=2"], ["data.sites=50"], ["federation.min_sites=1"], ["federation.min_sites=40", "data.sites=40"],

@@ -136,6 +136,25 @@ def test_the_claim_says_unit_neighbours_delta_sampling_accountant_and_trust(make
         assert words in text, words
 
 
+def test_statistics_are_told_in_the_claim_and_their_samples_have_a_row(make_run: MakeRun) -> None:
+    run = make_run()
+    without = text_of(page_of(run))
+    assert "Cheap release" not in without
+    assert "leaves with Gaussian noise" not in without
+    found = json.loads((run / "result.json").read_text())
+    found["privacy"]["statistics_noise_multiplier"] = 0.875
+    found["metrics"]["classification"]["cheap"] = found["metrics"]["classification"]["prior"]
+    (run / "result.json").write_text(json.dumps(found))
+    text = text_of(page_of(run))
+    for words in (
+        "Cheap release (statistics alone)",
+        "leaves with Gaussian noise of 0.875",
+        "one noisy sum",
+        "1.25 times",
+    ):
+        assert words in text, words
+
+
 def test_a_run_without_privacy_says_so_and_shows_no_epsilon(make_run: MakeRun) -> None:
     page = page_of(make_run(private=False))
     text = text_of(page)

@@ -19,6 +19,7 @@ from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
 from fedmedgen.federation import egress, local_round, messages, records
+from fedmedgen.federation.local_statistics import Shapes, reply_shapes, request_shapes
 from fedmedgen.federation.policy import SitePolicy, for_real_sites
 from fedmedgen.privacy.new_ledger import create_ledger
 from fedmedgen.settings import Settings
@@ -31,8 +32,9 @@ WORDS = ("study=demo", "smoke=true", "evaluation.enabled=false", "emission.count
          "privacy.engine=reference", "segmenter.rounds=2")  # fmt: skip
 TOLD: dict[str, Kinds] = {
     "query": {"config": {"settings": str}},
-    "train": {"config": {"run": str, "stage": str, "server-round": int, "settings": str, "noise-multiplier": float}},
-}
+    "train": {"config": {"run": str, "stage": str, "server-round": int, "settings": str, "noise-multiplier": float,
+                         "statistics-noise": float}},
+}  # fmt: skip
 SAID: dict[str, Kinds] = {
     "query": {
         "config": {"site": str, "status": str, "unit": str, "simulation": str},
@@ -157,16 +159,25 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Walk:
 def offences(walk: Walk, said: dict[str, Kinds] = SAID) -> list[str]:
     """Everything on the wire that isn't listed, in words."""
     found: list[str] = []
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {"": {}}
-    for stage in {exchange.stage for exchange in walk.exchanges} - {""}:
-        named = local_round.build_model(walk.settings, stage).named_parameters()
-        shapes[stage] = {name: tuple(value.shape) for name, value in named if value.requires_grad}
+    shapes = {stage: _shapes(walk.settings, stage) for stage in {exchange.stage for exchange in walk.exchanges}}
     for exchange in walk.exchanges:
-        for content, listed in ((exchange.asked, TOLD[exchange.kind]), (exchange.said, said[exchange.kind])):
+        both = ((exchange.asked, TOLD[exchange.kind]), (exchange.said, said[exchange.kind]))
+        for (content, listed), expected in zip(both, shapes[exchange.stage], strict=True):
             found += _odd_records(content, listed, with_arrays=exchange.kind == "train")
-            found += _odd_arrays(content, shapes[exchange.stage])
+            found += _odd_arrays(content, expected)
         found += _odd_figures(exchange, walk.policies.get(exchange.site))
     return found
+
+
+def _shapes(settings: Settings, stage: str) -> tuple[Shapes, Shapes]:
+    """The arrays that are asked with, and that answer."""
+    if not stage:
+        return {}, {}
+    if stage == "statistics":
+        return request_shapes(settings, 5), reply_shapes(settings, 5)
+    named = local_round.build_model(settings, stage).named_parameters()
+    network = {name: tuple(value.shape) for name, value in named if value.requires_grad}
+    return network, network
 
 
 def _odd_records(content: RecordDict, listed: Kinds, *, with_arrays: bool) -> list[str]:
@@ -215,6 +226,13 @@ def test_nothing_unlisted_crosses_the_wire_in_a_private_study(
     rounds = {"generator": walk.settings.rounds, "segmenter": walk.settings.segmenter.rounds}
     assert asked.count(("query", "")) == sites
     assert all(asked.count(("train", stage)) == sites * number for stage, number in rounds.items())
+
+
+def test_statistics_are_one_vector_that_answers_a_public_basis(tmp_path: Path) -> None:
+    walk = deployed(tmp_path, "rounds=1", "segmenter.rounds=0", "statistics.share=0.5", "statistics.dimension=5")
+    assert offences(walk) == []
+    assert [item.stage for item in walk.exchanges] == ["", "", "statistics", "statistics", "generator", "generator"]
+    assert [list(item.said["arrays"]) for item in walk.exchanges[2:4]] == [["statistics"]] * 2
 
 
 def test_without_privacy_the_loss_is_all_that_comes_on_top(ordinary: Walk) -> None:

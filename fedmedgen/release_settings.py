@@ -1,0 +1,66 @@
+"""Settings of the statistics stage: what is released once, the public images it leans on, what is trained on it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fedmedgen.schema import positive, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsSettings:
+    """One release of a mean over patients before any training; samples of it cost no further privacy."""
+
+    share: float = 0.0  # of epsilon; 0: no such stage; 1: nothing is left for the rounds, which are then not run
+    kind: Literal["moments", "kernel-mean"] = "moments"
+    basis: Literal["pca", "cosine"] = "pca"
+    dimension: int = 0  # coefficients of an image; 0: by rule, from the noise and public counts alone
+    features: int = 512  # random Fourier features of the kernel mean
+    shrink: float = 0.5  # of a class's covariance towards the pooled one
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share <= 1, "statistics.share", self.share, "from 0 to 1")
+        require(0 <= self.dimension <= 4096, "statistics.dimension", self.dimension, "from 0 to 4096")
+        even = self.features >= 2 and self.features % 2 == 0
+        require(even, "statistics.features", self.features, "an even number of at least 2")
+        require(0 <= self.shrink <= 1, "statistics.shrink", self.shrink, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """Public images at the server: they choose the basis, and cost no privacy."""
+
+    roots: tuple[str, ...] = ()  # folders or npz of public radiographs of other sites, read by the server alone
+    phantoms: int = 1000  # phantoms beside them; 0: none
+    residual: bool = True  # what the basis doesn't span is taken from prior images
+
+    def __post_init__(self) -> None:
+        require(self.phantoms >= 0, "prior.phantoms", self.phantoms, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumSettings:
+    """Training at the server on samples of the release, before the rounds."""
+
+    steps: int = 0  # 0: none
+    samples: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, "curriculum.steps", self.steps, "at least 0")
+        positive("curriculum", self, "samples", "batch_size", "learning_rate")
+
+
+def check_release(statistics: StatisticsSettings, curriculum: CurriculumSettings, *, moments: bool, masks: int) -> None:
+    """Refuse stages that have nothing to start from or nothing to spend; `masks`: rounds of the segmenter."""
+    share = statistics.share
+    if moments:
+        require(share == 1, "statistics.share", share, "1 with generator.family=moments: no rounds follow the release")
+    if share == 1:
+        words = "0 with statistics.share=1: nothing is left for its rounds"
+        require(masks == 0, "segmenter.rounds", masks, words)
+        words = "above 0 with statistics.share=1, unless generator.family=moments: else nothing trains the network"
+        require(moments or curriculum.steps > 0, "curriculum.steps", curriculum.steps, words)
+    if share == 0:
+        words = "0 without a release to sample (statistics.share=0)"
+        require(curriculum.steps == 0, "curriculum.steps", curriculum.steps, words)
