@@ -168,7 +168,7 @@ def _cheap(grid: Grid, study: Study, rounds: Rounds) -> MomentsGenerator | None:
     if not settings.statistics.share:
         return None
     with study.timed("prior"):
-        public = public_images(settings)
+        public = public_images(settings, study.loaded)
     with study.timed(plan.STATISTICS):
         released = release(grid, rounds, public)
         torch.set_num_threads(settings.runtime.server_threads)

@@ -179,6 +179,8 @@ class Site:
         settings = self.policy.on_own_machine(request.settings)
         stage = plan.stage_named(settings, request.stage)
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
+        if mechanism is None and not self.policy.simulation:
+            raise PolicyError("without a mechanism only a simulation may answer")
         asked = local_round.LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
         run = local_statistics.run if stage.name == plan.STATISTICS else local_round.run
         cases = self.load(settings)

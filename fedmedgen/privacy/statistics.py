@@ -89,17 +89,13 @@ def patient_vector(coefficients: Tensor, labels: Tensor, layout: Layout, frequen
 
     **Shapes** coefficients ``[R, d]``, labels ``[R]`` -> ``[size]`` float64
     """
-    labels = labels.long() if layout.num_classes else torch.zeros_like(labels, dtype=torch.long)
-    known = (labels >= 0) & (labels < layout.blocks)
-    z = coefficients[known].to(torch.float64)
-    if layout.kind == "kernel-mean":
-        if frequencies is None:
-            raise PrivacyError("the kernel mean needs its public frequencies: send them with the basis")
-        parts = [z.new_ones(len(z), 1), embed(z, frequencies)]
-    else:
-        parts = [z.new_ones(len(z), 1), z, _upper(z)]
-    rows = torch.cat([weight * part for weight, part in zip(layout.weights, parts, strict=True)], dim=1)
-    total = rows.new_zeros(layout.blocks, sum(layout.block_sizes)).index_add_(0, labels[known], rows)
+    if layout.kind == "kernel-mean" and frequencies is None:
+        raise PrivacyError("the kernel mean needs its public frequencies: send them with the basis")
+    total = torch.zeros(layout.blocks, sum(layout.block_sizes), dtype=torch.float64)
+    for z, label in zip(coefficients.to(torch.float64), labels.tolist(), strict=True):
+        block = label if layout.num_classes else 0
+        if 0 <= block < layout.blocks:  # one image at a time: memory doesn't grow with a patient's images
+            total[block] += _block(z[None], layout, frequencies)
     vector = total.flatten() / max(1, len(labels))
     return vector if bool(vector.isfinite().all()) else torch.zeros_like(vector)
 
@@ -161,6 +157,13 @@ def decode_embedding(mean_vector: Tensor, layout: Layout, *, floor: float = 0.01
     """Shares ``[K]`` and mean features ``[K, F]`` of each class from a noisy mean vector of kind kernel-mean."""
     counts, features = _parts(mean_vector, layout, floor)
     return (counts / counts.sum())[:, 0], features
+
+
+def _block(z: Tensor, layout: Layout, frequencies: Tensor | None) -> Tensor:
+    """What one image ``[1, d]`` adds to its class's block."""
+    one = z.new_ones(1, 1)
+    parts = [one, z, _upper(z)] if frequencies is None else [one, embed(z, frequencies)]
+    return torch.cat([weight * part for weight, part in zip(layout.weights, parts, strict=True)], dim=1)[0]
 
 
 def _upper(z: Tensor) -> Tensor:

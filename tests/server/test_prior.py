@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedmedgen.composition import compose
-from fedmedgen.data import phantoms
+from fedmedgen.data import phantoms, sources
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
 from fedmedgen.errors import SettingsError
@@ -40,6 +40,27 @@ def test_where_the_study_has_masks_only_radiographs_with_masks_serve(folder: Pat
     roots = f"prior.roots=[{folder}]"
     assert len(public_images(study(roots))) == 6 + 2
     assert len(public_images(study(roots, "generator.with_masks=false", "segmenter.rounds=0"))) == 6 + 4
+
+
+def test_a_copy_of_the_studys_own_radiographs_is_no_prior_whatever_its_name_and_exposure(folder: Path) -> None:
+    settings = study(f"prior.roots=[{folder}]", "generator.with_masks=false", "segmenter.rounds=0")
+    (first, *others) = sources.load(replace(settings.data, root=str(folder), min_patients=1), seed=0).cases
+    strangers = CaseSet(tuple(replace(case, image=case.image[:, ::-1].copy()) for case in (first, *others)), ())
+    assert len(public_images(settings, strangers)) == 6 + 4
+    brighter = strangers.with_cases([*strangers, replace(first, image=0.5 * first.image + 0.1, name="renamed.png")])
+    with pytest.raises(SettingsError, match="is one of them"):
+        public_images(settings, brighter)
+
+
+def test_a_home_folder_is_seen_through(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for own, root in ((str(folder), "~/public"), ("~/public", str(folder))):
+        settings = study("prior.phantoms=0")
+        settings = replace(
+            settings, data=replace(settings.data, root=own), prior=replace(settings.prior, roots=(root,))
+        )
+        with pytest.raises(SettingsError, match="must not hold the study's own"):
+            public_images(settings)
 
 
 def test_the_studys_own_radiographs_are_no_prior(folder: Path) -> None:

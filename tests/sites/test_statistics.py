@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,13 @@ def test_statistics_are_paid_once_and_the_same_request_is_free(asking: Asking) -
     again = asking.ask()
     assert np.array_equal(first.arrays[local_statistics.VECTOR], again.arrays[local_statistics.VECTOR])
     assert asking.server.events == events
+
+
+def test_a_real_sites_statistics_are_not_seeded(asking: Asking, tmp_path: Path) -> None:
+    first = asking.ask()
+    other = replace(asking, server=asking.server.at(folder=str(tmp_path / "other" / "state"))).ask()
+    vector, again = (reply.arrays[local_statistics.VECTOR] for reply in (first, other))
+    assert not np.array_equal(vector, again)
 
 
 def test_the_ledger_holds_a_plan_of_statistics_and_rounds_within_the_claim(asking: Asking) -> None:
