@@ -87,4 +87,4 @@ def test_another_missing_module_is_not_taken_for_missing_studies() -> None:
     done = subprocess.run([sys.executable, "-c", without("hydra")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "No module named hydra" in done.stderr
-    assert "clone" not in done.stderr
+    assert "clone the fedmedgen repository" not in done.stderr
