@@ -63,8 +63,15 @@ def claim(record: Record) -> list[tuple[str, str]]:
         ("Trusted", "A site trusts itself alone. The server and all other sites may work together against it."),
         ("Several sites", f"For a {unit} that several sites hold, their epsilons add up."),
         ("Not covered", "How long a site computes and how much memory it takes; settings that somebody chose by "
-         "looking at the same patients."),
+         f"looking at the same patients{_public_people(record)}."),
     ]  # fmt: skip
+
+
+def _public_people(record: Record) -> str:
+    settings = record.settings
+    if settings.statistics.share and settings.prior.residual and settings.prior.roots:
+        return "; the people in the public radiographs, parts of which are in what is drawn"
+    return ""
 
 
 def _mechanism(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedmedgen.cli import report
 from fedmedgen.errors import RunError
@@ -145,7 +146,12 @@ def test_statistics_are_told_in_the_claim_and_their_samples_have_a_row(make_run:
     found["privacy"]["statistics_noise_multiplier"] = 0.875
     found["metrics"]["classification"]["cheap"] = found["metrics"]["classification"]["prior"]
     (run / "result.json").write_text(json.dumps(found))
+    settings = yaml.safe_load((run / "settings.yaml").read_text())
+    settings |= {"statistics": {"share": 0.5}, "prior": {"roots": ["/public"]}}
+    (run / "settings.yaml").write_text(yaml.safe_dump(settings))
     text = text_of(page_of(run))
+    assert "people in the public radiographs" in text
+    assert "people in the public radiographs" not in without
     for words in (
         "Cheap release (statistics alone)",
         "leaves with Gaussian noise of 0.875",
