@@ -8,7 +8,7 @@ from fedmedgen.schema import positive, require
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsSettings:
-    """One release of a mean over patients before any training; samples of it cost no further privacy."""
+    """Means over patients, released before any training; samples of them cost no further privacy."""
 
     share: float = 0.0  # of epsilon; 0: no such stage; 1: nothing is left for the rounds, which are then not run
     kind: Literal["moments", "kernel-mean"] = "moments"
@@ -16,6 +16,10 @@ class StatisticsSettings:
     dimension: int = 0  # coefficients of an image; 0: by rule, from the noise and public counts alone
     features: int = 512  # random Fourier features of the kernel mean
     shrink: float = 0.5  # of a class's covariance towards the pooled one
+    rounds: int = 1  # each after the first asks about features that networks learned from samples of those before
+    networks: int = 2  # that learn features
+    network_steps: int = 700  # of their training, at the server
+    candidates: int = 8  # drawn for one image; the one kept has the features that speak most for its class
 
     def __post_init__(self) -> None:
         require(0 <= self.share <= 1, "statistics.share", self.share, "from 0 to 1")
@@ -23,6 +27,10 @@ class StatisticsSettings:
         even = self.features >= 2 and self.features % 2 == 0
         require(even, "statistics.features", self.features, "an even number of at least 2")
         require(0 <= self.shrink <= 1, "statistics.shrink", self.shrink, "from 0 to 1")
+        require(1 <= self.rounds <= 4, "statistics.rounds", self.rounds, "from 1 to 4")
+        require(1 <= self.networks <= 8, "statistics.networks", self.networks, "from 1 to 8")
+        require(1 <= self.candidates <= 64, "statistics.candidates", self.candidates, "from 1 to 64")
+        positive("statistics", self, "network_steps")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,14 +77,16 @@ def run_stage(  # noqa: PLR0913  (what a stage takes; the last by name)
     """Run what is left of a stage; the averaged (EMA) weights at its end.
 
     `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint;
-    `reply_shapes` are those of a reply that is no update of `initial`, and then a plain average is taken. A stage ends
-    early where crashes have cost its sites the steps of its last rounds.
+    `reply_shapes` are those of a reply that is no update of `initial`, then what the one round left asks, and a
+    plain average is taken. A stage ends early where crashes have cost its sites the steps of its last rounds.
     """
     weights, averaged, done = initial, None, 0
     if latest is not None:
         weights, averaged, done = latest.groups["weights"], latest.groups["ema"], latest.round
     if done >= stage.rounds:
         return averaged if averaged is not None else weights
+    if reply_shapes is not None:
+        weights, averaged = initial, None
     strategy = _strategy(rounds, stage, latest, reply_shapes)
     after = _AfterRound(rounds, stage, strategy, kept, averaged)
     try:

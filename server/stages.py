@@ -27,7 +27,7 @@ from server.prior import public_images
 from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
-from server.statistics import facts_of, generator_of, release
+from server.statistics import facts_of, generator_of, refine, release
 
 logger = logging.getLogger(__name__)
 
@@ -173,4 +173,4 @@ def _cheap(grid: Grid, study: Study, rounds: Rounds) -> MomentsGenerator | None:
         released = release(grid, rounds, public)
         torch.set_num_threads(settings.runtime.server_threads)
         study.metrics["statistics"] = facts_of(rounds, released)
-        return generator_of(settings, released, public)
+        return refine(grid, rounds, generator_of(settings, released, public))

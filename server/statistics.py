@@ -1,19 +1,30 @@
-"""The statistics stage at the server: a public basis out, one noisy vector back, and the cheap generator made of it."""
+"""The statistics stage at the server: a public basis out, one noisy vector back, and the cheap generator made of it.
+
+Later rounds ask about features that networks learned from samples of that generator, and make it sharper.
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedmedgen.emission.sampling import emit
 from fedmedgen.errors import SettingsError
+from fedmedgen.evaluation import classification
 from fedmedgen.federation import plan
 from fedmedgen.federation.egress import Arrays
-from fedmedgen.federation.local_statistics import FREQUENCIES, VECTOR, layout_of, masks_of, reply_shapes
+from fedmedgen.federation.local_statistics import FREQUENCIES, VECTOR, dimension_of, layout_of, masks_of, reply_shapes
 from fedmedgen.models import basis as bases
+from fedmedgen.models import refinement
 from fedmedgen.models.basis import Basis
+from fedmedgen.models.coefficient_sampler import classifier
 from fedmedgen.models.moments import MomentsGenerator, fit_network, from_moments, from_network
 from fedmedgen.privacy import statistics
 from fedmedgen.seeds import seed_of
@@ -26,6 +37,7 @@ FILE = "statistics.safetensors"  # what was asked and what came of it: public fr
 LARGEST = 1_000_000  # numbers in the vector, where the dimension is chosen here
 MOST = 256  # coefficients, likewise
 RESIDUALS = 256
+SAMPLES = 4000  # that networks learn their features from
 
 
 def release(grid: Grid, rounds: Rounds, public: Tensor) -> Arrays:
@@ -33,24 +45,65 @@ def release(grid: Grid, rounds: Rounds, public: Tensor) -> Arrays:
 
     **Guarantee** what is asked is on disk before it is sent, so a resumed run asks the same and sites answer free.
     """
+    return _answered(grid, rounds, 1, lambda: ask_with(rounds.store.settings, rounds, public))
+
+
+def refine(grid: Grid, rounds: Rounds, cheap: MomentsGenerator) -> MomentsGenerator:
+    """The cheap generator after the rounds that ask about features learned on its own samples.
+
+    **Guarantee** as of `release`.
+    """
+    settings = rounds.store.settings
+    for number in range(2, settings.statistics.rounds + 1):
+        released = _answered(grid, rounds, number, partial(ask_about, rounds, cheap, number))
+        layout = layout_of(settings, dimension_of(released, number), number)
+        moments = statistics.decode(torch.from_numpy(released[VECTOR].copy()), layout, shrink=1.0)
+        sizes = {"num_classes": len(settings.data.classes), "networks": settings.statistics.networks}
+        features = refinement.from_arrays(released, **sizes)
+        cheap = refinement.refined(cheap, features, moments, candidates=settings.statistics.candidates)
+    return cheap
+
+
+def ask_about(rounds: Rounds, cheap: MomentsGenerator, number: int) -> Arrays:
+    """The features of networks that tell the classes of the generator's samples apart.
+
+    **Raises** `SettingsError` where there are fewer than two classes to tell apart.
+    """
+    settings = rounds.store.settings
+    classes, asked = settings.data.classes, settings.statistics
+    if len(classes) < 2:
+        raise SettingsError(f"statistics.rounds={asked.rounds} needs at least two classes to tell apart; got {classes}")
+    seed = seed_of(settings.seed, "features", number)
+    drawn = emit(cheap, counts=SAMPLES, settings=settings.generator, seed=seed).cases
+    x = bases.standardised(torch.from_numpy(np.stack([case.image for case in drawn])))[0]
+    y = np.array([case.label for case in drawn], np.int64)
+    networks = [
+        classification.fit(x, y, build=partial(classifier, len(classes)), steps=asked.network_steps, seed=own)
+        for own in (seed_of(seed, "network", place) for place in range(asked.networks))
+    ]
+    dimension = _dimension(rounds, MOST, bases.PAYING_FEATURES)
+    return refinement.to_arrays(refinement.learned_features(networks, x, dimension=dimension))
+
+
+def _answered(grid: Grid, rounds: Rounds, number: int, ask: Callable[[], Arrays]) -> Arrays:
+    """What a round asked about, and the sum over all sites divided by all declared patients."""
     store = rounds.store
-    known = _load(store)
+    known = _load(store, number)
     if VECTOR in known:
         return known
     if not known:
-        known = ask_with(store.settings, rounds, public)
-        _save(store, known)
-    dimension = known["basis.scale"].size
-    stage = plan.stage_named(store.settings, plan.STATISTICS)
-    shapes = reply_shapes(store.settings, dimension)
+        known = ask()
+        _save(store, number, known)
+    stage = replace(plan.stage_named(store.settings, plan.STATISTICS), rounds=number)
+    shapes = reply_shapes(store.settings, dimension_of(known, number), number)
     mean = run_stage(grid, rounds, stage, known, {}, store.latest_of(stage.name), reply_shapes=shapes)
-    _save(store, {**known, **mean})
+    _save(store, number, {**known, **mean})
     return {**known, **mean}
 
 
 def ask_with(settings: Settings, rounds: Rounds, public: Tensor) -> Arrays:
     """The public basis, and the frequencies of a kernel mean, that every site is asked about."""
-    dimension = settings.statistics.dimension or _dimension(settings, rounds, public)
+    dimension = settings.statistics.dimension or _dimension(rounds, _limit(settings, public), bases.PAYING)
     basis = build_basis(settings, public, dimension)
     arrays = basis.to_arrays()
     if settings.statistics.kind == "kernel-mean":
@@ -91,9 +144,10 @@ def generator_of(settings: Settings, released: Arrays, public: Tensor) -> Moment
 
 def facts_of(rounds: Rounds, released: Arrays) -> dict[str, Any]:
     """What result.json says of the stage."""
-    agreed = rounds.agreed
+    agreed, releases = rounds.agreed, rounds.store.settings.statistics.rounds
     return {
-        "epsilon": None if agreed is None else agreed.epsilon_after({plan.STATISTICS: 1}),
+        "epsilon": None if agreed is None else agreed.epsilon_after({plan.STATISTICS: releases}),
+        "rounds": releases,
         "noise_multiplier": rounds.noise.get(plan.STATISTICS, 0.0),
         "dimension": int(released["basis.scale"].size),
         "numbers": int(released[VECTOR].size),
@@ -101,15 +155,20 @@ def facts_of(rounds: Rounds, released: Arrays) -> dict[str, Any]:
     }
 
 
-def _dimension(settings: Settings, rounds: Rounds, public: Tensor) -> int:
+def _dimension(rounds: Rounds, limit: int, paying: float) -> int:
     """By the rule, from the noise and public counts alone."""
     patients = sum(member.patients for member in rounds.members)
+    noise = rounds.noise.get(plan.STATISTICS, 0.0)
+    return bases.dimension_for(noise, patients, len(rounds.members), limit, paying=paying)
+
+
+def _limit(settings: Settings, public: Tensor) -> int:
+    """The most coefficients that public images carry, and whose moments are few enough to send."""
     numbers = public[0].numel() if len(public) else public.shape[1] * math.prod(settings.data.size)
     limit = min(MOST, numbers, math.isqrt(LARGEST // layout_of(settings, 1).blocks))
     if settings.statistics.basis == "pca":
         limit = min(limit, max(1, len(public) - 1))
-    noise = rounds.noise.get(plan.STATISTICS, 0.0)
-    return bases.dimension_for(noise, patients, len(rounds.members), limit)
+    return limit
 
 
 def _some(public: Tensor) -> Tensor:
@@ -117,10 +176,14 @@ def _some(public: Tensor) -> Tensor:
     return public[:: math.ceil(len(public) / RESIDUALS)]
 
 
-def _load(store: RunStore) -> Arrays:
-    path = store.folder / FILE
+def _path(store: RunStore, number: int) -> Path:
+    return store.folder / (FILE if number == 1 else f"statistics-{number}.safetensors")
+
+
+def _load(store: RunStore, number: int) -> Arrays:
+    path = _path(store, number)
     return {name: value.numpy() for name, value in load_arrays(path).items()} if path.is_file() else {}
 
 
-def _save(store: RunStore, arrays: Arrays) -> None:
-    save_arrays(store.folder / FILE, {name: torch.from_numpy(value.copy()) for name, value in arrays.items()})
+def _save(store: RunStore, number: int, arrays: Arrays) -> None:
+    save_arrays(_path(store, number), {name: torch.from_numpy(value.copy()) for name, value in arrays.items()})

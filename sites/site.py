@@ -76,6 +76,7 @@ class Site:
         settings = request.settings
         sent = sum(array.size for array in request.arrays.values())
         check_request(self.policy, settings, parameters=sent, stage=request.stage)
+        _check_round(request)
         asked, expected = self._shapes(request)
         _check_arrays(request, asked)
         replies = ReplyStore(self.folder / "replies")
@@ -155,13 +156,14 @@ class Site:
             network = self._expected(request)
             return network, network
         settings = request.settings
-        scale = request.arrays.get("basis.scale")
-        dimension = 0 if scale is None else scale.size
-        if dimension == 0 or settings.statistics.dimension not in (0, dimension):
-            raise PolicyError(f"the request's basis has {dimension} components; its settings say otherwise")
-        check_statistics(self.policy, dimension=dimension, size=local_statistics.layout_of(settings, dimension).size)
-        asked = local_statistics.request_shapes(settings, dimension)
-        return asked, local_statistics.reply_shapes(settings, dimension)
+        dimension = local_statistics.dimension_of(request.arrays, request.round)
+        wanted = settings.statistics.dimension if request.round == 1 else 0
+        if dimension == 0 or wanted not in (0, dimension):
+            raise PolicyError(f"the request asks about {dimension} coefficients; its settings say otherwise")
+        size = local_statistics.layout_of(settings, dimension, request.round).size
+        check_statistics(self.policy, dimension=dimension, size=size)
+        asked = local_statistics.request_shapes(settings, dimension, request.round)
+        return asked, local_statistics.reply_shapes(settings, dimension, request.round)
 
     def _expected(self, request: Request) -> dict[str, tuple[int, ...]]:
         """Shapes of what the request's own settings train, found without taking memory for them."""
@@ -216,11 +218,15 @@ class Site:
             raise RuntimeError(f"rehearsed fault at {fault.site} in round {fault.round}")
 
 
-def _check_arrays(request: Request, asked: Shapes) -> None:
-    """Refuse a round that the stage lacks, and arrays that aren't those of its network or basis."""
+def _check_round(request: Request) -> None:
+    """Refuse a round that the stage lacks."""
     rounds = plan.stage_named(request.settings, request.stage).rounds
     if not 1 <= request.round <= rounds:
         raise PolicyError(f"the request is for round {request.round}; the {request.stage} has rounds 1 to {rounds}")
+
+
+def _check_arrays(request: Request, asked: Shapes) -> None:
+    """Refuse arrays that aren't those of the stage's network or basis."""
     try:
         egress.check_arrays(request.arrays, asked)
     except EgressError as error:
@@ -228,5 +234,5 @@ def _check_arrays(request: Request, asked: Shapes) -> None:
         raise PolicyError(f"the request's {what}: {error}") from error
     if not all(np.isfinite(array).all() for array in request.arrays.values()):
         raise PolicyError("the request's arrays are not all finite")
-    if request.stage == plan.STATISTICS and not (request.arrays["basis.scale"] > 0).all():
+    if "basis.scale" in request.arrays and not (request.arrays["basis.scale"] > 0).all():
         raise PolicyError("the request's basis has scales that are not above 0")

@@ -5,7 +5,9 @@ no choice among checkpoints.
 """
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-3
 DROPOUT = 0.2
 LABEL_SMOOTHING = 0.05
+Built = TypeVar("Built", bound=nn.Module)
 
 
 def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed: int) -> dict[str, Any]:
@@ -44,7 +47,8 @@ def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed:
     seen, truth = _tensors(test)
     scores = []
     for number in range(seeds):
-        network = fit(x, y, num_classes=len(train.classes), steps=steps, seed=seed_of(base_seed, "classifier", number))
+        build = partial(_network, len(train.classes), max(x.shape[2:]))
+        network = fit(x, y, build=build, steps=steps, seed=seed_of(base_seed, "classifier", number))
         scores.append(score(predict(network, seen), truth, len(train.classes)))
     result: dict[str, Any] = {name: recipe.mean_sd([one[name] for one in scores]) for name in ("auc", "accuracy")}
     recalls = {name: recipe.mean_sd([one["recall"][k] for one in scores]) for k, name in enumerate(train.classes)}
@@ -58,12 +62,12 @@ def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed:
     }
 
 
-def fit(x: Tensor, y: NDArray[np.int64], *, num_classes: int, steps: int, seed: int) -> nn.Module:
-    """The network after `steps` steps on standardised images ``[B, 1, H, W]``."""
+def fit(x: Tensor, y: NDArray[np.int64], *, build: Callable[[], Built], steps: int, seed: int) -> Built:
+    """The network that `build` makes, after `steps` steps on standardised images ``[B, 1, H, W]``."""
     draw = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _network(num_classes, max(x.shape[2:]))
+        network = build()
         optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=max(steps, 4))
         chances, labels = recipe.balanced(y), torch.from_numpy(y)

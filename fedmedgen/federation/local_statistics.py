@@ -1,13 +1,19 @@
-"""A site's part in the statistics: a basis and cases in, one noisy vector out; and the shapes of both."""
+"""A site's part in the statistics: what is asked about and cases in, one noisy vector out; and the shapes of both.
+
+The first round asks about coefficients in a public basis, each later one about features learned from what is released.
+"""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.local_round import Arrays, LocalResult, LocalRound, patients_of
+from fedmedgen.models import refinement
 from fedmedgen.models.basis import Basis, standardised
 from fedmedgen.privacy import statistics
 from fedmedgen.privacy.randomness import Stream
@@ -18,14 +24,16 @@ from fedmedgen.training.rows import encode
 VECTOR = "statistics"
 FREQUENCIES = "frequencies"
 Shapes = dict[str, tuple[int, ...]]
+Coefficients = Callable[[Tensor], Tensor]
 
 logger = logging.getLogger(__name__)
 
 
-def layout_of(settings: Settings, dimension: int) -> Layout:
-    """What stands where in a patient's vector of this study."""
+def layout_of(settings: Settings, dimension: int, number: int = 1) -> Layout:
+    """What stands where in a patient's vector of this study, in that round."""
     asked = settings.statistics
-    return Layout(len(settings.data.classes), dimension, asked.kind, asked.features)
+    kind = asked.kind if number == 1 else "moments"
+    return Layout(len(settings.data.classes), dimension, kind, asked.features)
 
 
 def masks_of(settings: Settings) -> tuple[str, ...]:
@@ -33,8 +41,16 @@ def masks_of(settings: Settings) -> tuple[str, ...]:
     return settings.data.mask_classes if settings.generator.with_masks else ()
 
 
-def request_shapes(settings: Settings, dimension: int) -> Shapes:
-    """The arrays of the public basis that a site is asked about."""
+def dimension_of(arrays: Mapping[str, NDArray[np.float32]], number: int) -> int:
+    """How many coefficients or features a site is asked about; 0 where the arrays don't say."""
+    name = "basis.scale" if number == 1 else f"{refinement.PREFIX}directions"
+    return len(arrays[name]) if name in arrays and arrays[name].ndim else 0
+
+
+def request_shapes(settings: Settings, dimension: int, number: int = 1) -> Shapes:
+    """The arrays of the public basis, or of the learned features, that a site is asked about."""
+    if number > 1:
+        return refinement.shapes(**_sizes(settings), dimension=dimension)
     height, width = settings.data.size
     image = (max(1, len(masks_of(settings))), height, width)
     shapes: Shapes = {"basis.mean": image, "basis.components": (dimension, *image), "basis.scale": (dimension,)}
@@ -43,26 +59,26 @@ def request_shapes(settings: Settings, dimension: int) -> Shapes:
     return shapes
 
 
-def reply_shapes(settings: Settings, dimension: int) -> Shapes:
+def reply_shapes(settings: Settings, dimension: int, number: int = 1) -> Shapes:
     """The one vector that answers."""
-    return {VECTOR: (layout_of(settings, dimension).size,)}
+    return {VECTOR: (layout_of(settings, dimension, number).size,)}
 
 
 def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) -> LocalResult:
-    """The statistics of a site's cases in the basis that was sent; without a mechanism their exact mean.
+    """The statistics of a site's cases in what they are asked about; without a mechanism their exact mean.
 
     **Guarantee** with a mechanism, the result depends on each patient only through one `StagePlan.release`, in which
     each is one vector of all her images; one whose vector can't be computed contributes zero.
     """
-    basis = Basis.from_arrays(arrays)
-    layout = layout_of(asked.settings, basis.dimension)
+    coefficients = _asked_about(asked, arrays)
+    layout = layout_of(asked.settings, dimension_of(arrays, asked.round), asked.round)
     frequencies = torch.from_numpy(arrays[FREQUENCIES].copy()) if FREQUENCIES in arrays else None
     patients = patients_of(asked.stage.name, cases)
     masks = masks_of(asked.settings)
 
     def vectors() -> Iterator[Tensor]:
         for patient in patients:
-            yield _vector(patient, masks, basis, layout, frequencies)
+            yield _vector(patient, masks, coefficients, layout, frequencies)
 
     if asked.mechanism is None:
         mean = sum(vectors(), torch.zeros(layout.size, dtype=torch.float64)) / max(1, len(patients))
@@ -71,14 +87,31 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     return LocalResult({VECTOR: mean.to(torch.float32).numpy()}, None)
 
 
+def _asked_about(asked: LocalRound, arrays: Arrays) -> Coefficients:
+    """From standardised images to what the round asks about."""
+    if asked.round == 1:
+        return Basis.from_arrays(arrays).coefficients
+    features = refinement.from_arrays(arrays, **_sizes(asked.settings))
+    return lambda images: features(images[:, :1])
+
+
+def _sizes(settings: Settings) -> dict[str, int]:
+    return {"num_classes": len(settings.data.classes), "networks": settings.statistics.networks}
+
+
+@torch.no_grad()
 def _vector(
-    patient: tuple[Case, ...], masks: tuple[str, ...], basis: Basis, layout: Layout, frequencies: Tensor | None
+    patient: tuple[Case, ...],
+    masks: tuple[str, ...],
+    coefficients: Coefficients,
+    layout: Layout,
+    frequencies: Tensor | None,
 ) -> Tensor:
     """One patient's vector; zero, said in the site's own log alone, where her data can't be used."""
     try:
         labels = torch.tensor([-1 if case.label is None else case.label for case in patient])
         images, _ = standardised(encode(patient, masks))
-        return statistics.patient_vector(basis.coefficients(images), labels, layout, frequencies)
+        return statistics.patient_vector(coefficients(images), labels, layout, frequencies)
     except Exception:
         logger.exception("a patient's statistics can't be computed; she contributes zero")
         return torch.zeros(layout.size, dtype=torch.float64)

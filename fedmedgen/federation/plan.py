@@ -34,7 +34,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
 
     The statistics come first, and alone where they take all of epsilon.
     """
-    release = (Stage(STATISTICS, 1, 1, 0.0),) if settings.statistics.share else ()
+    release = (Stage(STATISTICS, settings.statistics.rounds, 1, 0.0),) if settings.statistics.share else ()
     if settings.statistics.share == 1:
         return release
     return release + _rounds(settings)
@@ -70,12 +70,14 @@ def noise_multipliers(settings: Settings) -> dict[str, float]:
     known = [stage.name for stage in stages(settings)]
     if not settings.private:
         return dict.fromkeys(known, 0.0)
-    privacy, share = settings.privacy, settings.statistics.share
+    privacy, share, releases = settings.privacy, settings.statistics.share, settings.statistics.rounds
     found: dict[str, float] = {}
     fixed: accountant.Parts = ()
     if share:
-        found[STATISTICS] = accountant.calibrate(((1.0, 1),), epsilon=share * privacy.epsilon, delta=privacy.delta)
-        fixed = ((1.0, found[STATISTICS], 1),)
+        found[STATISTICS] = accountant.calibrate(
+            ((1.0, releases),), epsilon=share * privacy.epsilon, delta=privacy.delta
+        )
+        fixed = ((1.0, found[STATISTICS], releases),)
     rounds = [stage for stage in stages(settings) if stage.name != STATISTICS]
     if rounds:
         parts = tuple((privacy.sample_rate, stage.total_steps) for stage in rounds)
@@ -94,7 +96,7 @@ def plan(settings: Settings, *, noise: float, patients: int, labelled: int, stat
     counts = {GENERATOR: patients, SEGMENTER: labelled}
     return Plan(
         stages=tuple(
-            _statistics(statistics_noise, patients)
+            _statistics(stage, statistics_noise, patients)
             if stage.name == STATISTICS
             else StagePlan(
                 name=stage.name,
@@ -110,14 +112,14 @@ def plan(settings: Settings, *, noise: float, patients: int, labelled: int, stat
     )
 
 
-def _statistics(noise: float, patients: int) -> StagePlan:
-    """One step over all patients, of vectors that a public scale brings to a norm of about 1."""
+def _statistics(stage: Stage, noise: float, patients: int) -> StagePlan:
+    """Steps over all patients, of vectors that a public scale brings to a norm of about 1."""
     return StagePlan(
         name=STATISTICS,
         sample_rate=1.0,
         noise_multiplier=noise,
         clip_norm=STATISTICS_CLIP,
-        steps=1,
+        steps=stage.total_steps,
         denominator_patients=patients,
     )
 

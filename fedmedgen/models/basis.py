@@ -16,6 +16,7 @@ from fedmedgen.schema import require
 POWER = 0.0
 FLATTEST = 1e-3  # deviation that an image is taken to have at least
 PAYING = 1.5
+PAYING_FEATURES = 0.6  # whose covariance is inverted, so that its small eigenvalues must be right, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,8 @@ def cosine(
     return _scaled(mean, components, deviations.clamp(min=float(deviations.max()) * 1e-4), power)
 
 
-def dimension_for(noise_multiplier: float, patients: int, sites: int, limit: int) -> int:
-    """How many coefficients to release: 1.5 sqrt(patients / (noise_multiplier sqrt(sites))), from 1 to `limit`.
+def dimension_for(noise_multiplier: float, patients: int, sites: int, limit: int, *, paying: float = PAYING) -> int:
+    """How many to release: `paying` (1.5) sqrt(patients / (noise_multiplier sqrt(sites))), from 1 to `limit`.
 
     The mean over all `patients` carries noise of deviation tau = noise_multiplier sqrt(sites) / patients in every
     entry (clip 1, each site its own noise). Over the d (d + 1) / 2 entries of a second-moment block that is noise of
@@ -137,7 +138,7 @@ def dimension_for(noise_multiplier: float, patients: int, sites: int, limit: int
     require(limit >= 1, "the limit of the dimension", limit, "at least 1")
     if noise_multiplier == 0:
         return limit
-    return max(1, math.floor(min(limit, PAYING * math.sqrt(patients / (noise_multiplier * math.sqrt(sites))))))
+    return max(1, math.floor(min(limit, paying * math.sqrt(patients / (noise_multiplier * math.sqrt(sites))))))
 
 
 def _scaled(mean: Tensor, components: Tensor, deviations: Tensor, power: float) -> Basis:

@@ -7,17 +7,50 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+WIDTHS = (16, 32, 64)
+POOLED = 3
+NUMBERS = POOLED**2 * WIDTHS[-1]  # of one network's last layer but one
+LARGEST_SIDE = 32
+FLATTEST = 1e-3  # deviation that a picture is taken to have at least
+
+
+class LearnedFeatures(nn.Module):
+    """A few directions in what small networks see that have learned to tell classes apart.
+
+    **Shapes** grey images ``[B, 1, H, W]``, of any exposure -> ``[B, dimension]``
+    """
+
+    def __init__(self, *, num_classes: int, networks: int, dimension: int) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(classifier(num_classes) for _ in range(networks))
+        self.centre = _array(networks * NUMBERS)
+        self.directions = _array(dimension, networks * NUMBERS)
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """All that the networks see, ``[B, networks * NUMBERS]``."""
+        x = x - x.mean(dim=(2, 3), keepdim=True)
+        x = x / x.square().mean(dim=(2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)
+        share = min(1.0, LARGEST_SIDE / max(x.shape[2:]))
+        if share < 1:
+            size = [max(1, round(share * side)) for side in x.shape[2:]]
+            x = nn.functional.interpolate(x, size, mode="bilinear", antialias=True)
+        return torch.cat([nn.Sequential(*list(network.children())[:-1])(x) for network in self.networks], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.numbers(x) - self.centre) @ self.directions.T
+
 
 class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Images of a class: the public mean, coefficients along public components, one of `pool_size` public residuals.
 
     All that is standardised; each image then gets one of `num_exposures` public exposures, a mean and a deviation.
 
-    The coefficients come from a Gaussian for each class, or (`hidden` above 0) from a network of that width.
+    The coefficients come from a Gaussian for each class, or (`hidden` above 0) from a network of that width. Of so many
+    `candidates` the one is kept whose learned `features` (of so many `networks`; 0: none) speak most for its class.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the sizes of its arrays, by name)
         self,
         *,
         shape: Sequence[int],
@@ -26,6 +59,9 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
         pool_size: int = 0,
         num_exposures: int = 1,
         hidden: int = 0,
+        networks: int = 0,
+        features: int = 0,
+        candidates: int = 1,
     ) -> None:
         super().__init__()
         self.mean = _array(*shape)
@@ -37,6 +73,11 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if not hidden:
             self.means = _array(num_classes, dimension)
             self.factors = _array(num_classes, dimension, dimension)
+        self.learned = None
+        if networks:
+            self.learned = LearnedFeatures(num_classes=num_classes, networks=networks, dimension=features)
+            self.weights = _array(num_classes, features)
+            self.offsets = _array(num_classes)
 
     def coefficients(self, labels: Tensor, noise: Tensor) -> Tensor:
         """**Shapes** labels ``[B]``, unit noise ``[B, d]`` -> ``[B, d]``."""
@@ -50,18 +91,45 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         **Guarantee** An image depends on its own label and seed alone.
         """
+        labels = labels.to(self.mean.device)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise = torch.stack([torch.randn(self.config.dimension, generator=own) for own in generators])
-        z = self.coefficients(labels.to(self.mean.device), noise.to(self.mean))
+        if self.learned is None:
+            return self._drawn(labels, generators)
+        drawn = torch.stack([self._drawn(labels, generators) for _ in range(self.config.candidates)], dim=1)
+        kept = [options[self._fittest(options, label)] for options, label in zip(drawn, labels.tolist(), strict=True)]
+        return torch.stack(kept) if kept else drawn[:, 0]
+
+    def _drawn(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """One image of each label, from where each one's own generator stands."""
+        noise = [torch.randn(self.config.dimension, generator=own) for own in generators]
+        z = self.coefficients(labels, torch.stack(noise).to(self.mean))
         x: Tensor = self.mean + ((z * self.scale) @ self.components.flatten(1)).reshape(-1, *self.mean.shape)
         if self.residuals is not None:
             x = x + self.residuals[_one_each(len(self.residuals), generators)]
         centre, spread = self.exposures[_one_each(len(self.exposures), generators)][:, :, None, None, None].unbind(1)
         return torch.cat([centre + spread * x[:, :1], x[:, 1:]], dim=1).clamp(-1, 1)
 
+    def _fittest(self, options: Tensor, label: int) -> int:
+        """Which of the images ``[M, C, H, W]`` is the likeliest to be of the class, by its learned features."""
+        assert self.learned is not None
+        scores = self.learned(options[:, :1]) @ self.weights.T + self.offsets
+        return int(scores.log_softmax(dim=1)[:, label].argmax())
+
 
 def _one_each(count: int, generators: Sequence[torch.Generator]) -> list[int]:
     return [int(torch.randint(count, (), generator=own)) for own in generators]
+
+
+def classifier(num_classes: int) -> nn.Sequential:
+    """From standardised grey images ``[B, 1, H, W]`` to a score for each class; its last layer is linear."""
+    layers: list[nn.Module] = []
+    before = 1
+    for width, stride in zip((*WIDTHS, WIDTHS[-1]), (1, 2, 2, 1), strict=True):
+        layers += [nn.Conv2d(before, width, 3, stride=stride, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
+        before = width
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(), nn.Dropout(0.2), nn.Linear(NUMBERS, num_classes)
+    )
 
 
 def coefficient_network(dimension: int, num_classes: int, hidden: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""One Gaussian release of all classes' statistics: each patient is one clipped vector, all else is post-processing."""
+"""A Gaussian release of all classes' statistics: each patient is one clipped vector, all else is post-processing."""
 
 import math
 from collections.abc import Iterable
@@ -121,12 +121,10 @@ def release(vectors: Iterable[Tensor], stage: StagePlan, stream: Stream, *, size
 
     `size` is needed where there may be no vector at all; the reply is then noise alone.
 
-    **Raises** `PrivacyError` if the plan isn't one step over all patients, which is what is done here.
+    **Raises** `PrivacyError` if the plan's steps aren't over all patients, as the one step is that is done here.
     """
-    if (stage.sample_rate, stage.steps) != (1.0, 1):
-        raise PrivacyError(
-            f"statistics are one step over all patients; the plan says {stage.steps} at rate {stage.sample_rate:g}"
-        )
+    if stage.sample_rate != 1:
+        raise PrivacyError(f"statistics are over all patients; the plan says at rate {stage.sample_rate:g}")
     if size is None:
         vectors = list(vectors)
         if not vectors:
