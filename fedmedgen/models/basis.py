@@ -16,7 +16,7 @@ from fedmedgen.schema import require
 POWER = 0.0
 FLATTEST = 1e-3  # deviation that an image is taken to have at least
 PAYING = 1.5
-PAYING_FEATURES = 0.6  # whose covariance is inverted, so that its small eigenvalues must be right, too
+PAYING_FEATURES = 1.0  # whose covariance is inverted, so that its small eigenvalues must be right, too
 
 
 @dataclass(frozen=True, eq=False)

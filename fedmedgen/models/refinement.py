@@ -11,7 +11,7 @@ from fedmedgen.models.coefficient_sampler import CoefficientSampler, LearnedFeat
 from fedmedgen.models.moments import Gaussians, MomentsGenerator
 
 PREFIX = "features."
-RIDGE = 0.2  # of the pooled covariance's mean eigenvalue
+RIDGE = 0.5  # of the pooled covariance's mean eigenvalue
 FLATTEST = 1e-2  # deviation that a number of a network is taken to have at least
 BATCH = 256
 Arrays = dict[str, NDArray[np.float32]]
