@@ -72,3 +72,6 @@ def check_release(statistics: StatisticsSettings, curriculum: CurriculumSettings
     if share == 0:
         words = "0 without a release to sample (statistics.share=0)"
         require(curriculum.steps == 0, "curriculum.steps", curriculum.steps, words)
+        require(
+            statistics.rounds == 1, "statistics.rounds", statistics.rounds, "1 without a release (statistics.share=0)"
+        )

@@ -71,6 +71,7 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
         "delta": privacy.delta,
         "noise_multiplier": rounds.noise.get(plan.GENERATOR) if rounds else None,
         "statistics_noise_multiplier": rounds.noise.get(plan.STATISTICS) if rounds else None,
+        "statistics_rounds": study.settings.statistics.rounds if study.settings.statistics.share else 0,
         "sample_rate": privacy.sample_rate,
         "clip_norm": privacy.clip_norm,
         "noise_draws": privacy.noise_draws,

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedmedgen.emission.sampling import emit
-from fedmedgen.errors import SettingsError
+from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.evaluation import classification
 from fedmedgen.federation import plan
 from fedmedgen.federation.egress import Arrays
@@ -43,8 +43,13 @@ SAMPLES = 4000  # that networks learn their features from
 def release(grid: Grid, rounds: Rounds, public: Tensor) -> Arrays:
     """The basis and the sum over all sites, divided by all declared patients; asked for once in a run's life.
 
+    **Raises** `SettingsError` where a later round would find fewer than two classes to tell apart, or no public images.
+
     **Guarantee** what is asked is on disk before it is sent, so a resumed run asks the same and sites answer free.
     """
+    classes, asked = rounds.store.settings.data.classes, rounds.store.settings.statistics
+    if asked.rounds > 1 and len(classes) < 2:
+        raise SettingsError(f"statistics.rounds={asked.rounds} needs at least two classes to tell apart; got {classes}")
     return _answered(grid, rounds, 1, lambda: ask_with(rounds.store.settings, rounds, public))
 
 
@@ -65,14 +70,9 @@ def refine(grid: Grid, rounds: Rounds, cheap: MomentsGenerator) -> MomentsGenera
 
 
 def ask_about(rounds: Rounds, cheap: MomentsGenerator, number: int) -> Arrays:
-    """The features of networks that tell the classes of the generator's samples apart.
-
-    **Raises** `SettingsError` where there are fewer than two classes to tell apart.
-    """
+    """The features of networks that tell the classes of the generator's samples apart."""
     settings = rounds.store.settings
     classes, asked = settings.data.classes, settings.statistics
-    if len(classes) < 2:
-        raise SettingsError(f"statistics.rounds={asked.rounds} needs at least two classes to tell apart; got {classes}")
     seed = seed_of(settings.seed, "features", number)
     drawn = emit(cheap, counts=SAMPLES, settings=settings.generator, seed=seed).cases
     x = bases.standardised(torch.from_numpy(np.stack([case.image for case in drawn])))[0]
@@ -94,9 +94,13 @@ def _answered(grid: Grid, rounds: Rounds, number: int, ask: Callable[[], Arrays]
     if not known:
         known = ask()
         _save(store, number, known)
+    latest = store.latest_of(plan.STATISTICS)
+    if latest is not None and latest.round > number:
+        name, gone = store.folder.name, _path(store, number).name
+        raise RunError(f"{name}/{gone} is missing though later rounds are done: put it back, or start a new run")
     stage = replace(plan.stage_named(store.settings, plan.STATISTICS), rounds=number)
     shapes = reply_shapes(store.settings, dimension_of(known, number), number)
-    mean = run_stage(grid, rounds, stage, known, {}, store.latest_of(stage.name), reply_shapes=shapes)
+    mean = run_stage(grid, rounds, stage, known, {}, latest, reply_shapes=shapes)
     _save(store, number, {**known, **mean})
     return {**known, **mean}
 

@@ -230,7 +230,11 @@ def _check_arrays(request: Request, asked: Shapes) -> None:
     try:
         egress.check_arrays(request.arrays, asked)
     except EgressError as error:
-        what = "basis doesn't fit its study" if request.stage == plan.STATISTICS else "weights don't fit its network"
+        what = (
+            "basis or features don't fit its study"
+            if request.stage == plan.STATISTICS
+            else "weights don't fit its network"
+        )
         raise PolicyError(f"the request's {what}: {error}") from error
     if not all(np.isfinite(array).all() for array in request.arrays.values()):
         raise PolicyError("the request's arrays are not all finite")

@@ -97,7 +97,7 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return self._drawn(labels, generators)
         drawn = torch.stack([self._drawn(labels, generators) for _ in range(self.config.candidates)], dim=1)
         kept = [options[self._fittest(options, label)] for options, label in zip(drawn, labels.tolist(), strict=True)]
-        return torch.stack(kept) if kept else drawn[:, 0]
+        return torch.stack(kept)
 
     def _drawn(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """One image of each label, from where each one's own generator stands."""

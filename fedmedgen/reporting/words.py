@@ -75,8 +75,10 @@ def _public_people(record: Record) -> str:
 
 
 def _mechanism(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
-    first = privacy.get("statistics_noise_multiplier")
-    said = f"First, one sum of each {unit}'s statistics, clipped to length 1, leaves with Gaussian noise of "
+    first, times = privacy.get("statistics_noise_multiplier"), int(privacy.get("statistics_rounds") or 1)
+    sums = "one sum" if times == 1 else f"{times} sums, one after the other,"
+    said = f"First, {sums} of each {unit}'s statistics, clipped to length 1, leaves with Gaussian noise of "
+    said = said if times == 1 else said.replace("leaves", "leave")
     release = [("Statistics", f"{said}{number(first)}, added at the site.")] if first else []
     accountant = str(privacy.get("accountant") or "PLD (privacy loss distributions)")
     return [

@@ -12,7 +12,8 @@ from fedmedgen.data import phantoms
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation import local_statistics, plan
 from fedmedgen.federation.local_round import Arrays, LocalRound
-from fedmedgen.models import basis
+from fedmedgen.models import basis, refinement
+from fedmedgen.models.coefficient_sampler import LearnedFeatures, classifier
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.privacy.statistics import patient_vector
@@ -125,3 +126,87 @@ def test_the_kernel_mean_asks_with_frequencies(settings: Settings) -> None:
     assert local_statistics.request_shapes(kernel, 5)[local_statistics.FREQUENCIES] == (4, 5)
     assert local_statistics.reply_shapes(kernel, 5) == {local_statistics.VECTOR: (27,)}
     assert local_statistics.FREQUENCIES not in local_statistics.request_shapes(settings, 5)
+
+
+@pytest.fixture(scope="module")
+def features(settings: Settings, cases: CaseSet) -> LearnedFeatures:
+    """Of networks without training, half as long again as is usual, so that some vectors are longer than the clip."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = [classifier(len(settings.data.classes)).eval() for _ in range(settings.statistics.networks)]
+    x = basis.standardised(encode(cases.cases, settings.data.mask_classes))[0][:, :1]
+    found = refinement.learned_features(networks, x, dimension=DIMENSION)
+    found.directions.mul_(1.5)
+    return found
+
+
+def second(settings: Settings, features: LearnedFeatures, cases: CaseSet, noise: float | None = NOISE) -> Tensor:
+    """What a site sends in the second round, times what it is divided by."""
+    words = replace(asked(settings, noise), round=2)
+    reply = local_statistics.run(words, refinement.to_arrays(features), cases, stream=Stream.seeded(0)).arrays
+    assert {key: value.shape for key, value in reply.items()} == local_statistics.reply_shapes(settings, DIMENSION, 2)
+    return torch.from_numpy(reply[local_statistics.VECTOR]).double() * (12 if noise is None else DECLARED)
+
+
+def by_hand(settings: Settings, features: LearnedFeatures, cases: CaseSet) -> Tensor:
+    """Each patient's vector of learned features ``[P, size]``: shares, means and squares, image by image."""
+    row, column = torch.triu_indices(DIMENSION, DIMENSION)
+    found = []
+    for group in cases.by_patient().values():
+        blocks = torch.zeros(len(settings.data.classes), 1 + DIMENSION + len(row), dtype=torch.float64)
+        for case in group:
+            z = features(basis.standardised(encode([case], ()))[0])[0].double()
+            squares = z[row] * z[column] * torch.where(row == column, 1.0, 2**0.5)
+            parts = [0.1**0.5 * torch.ones(1), 0.45**0.5 * z, 0.45**0.5 * squares]
+            blocks[case.label] += torch.cat(parts) / len(group)
+        found.append(blocks.flatten())
+    return torch.stack(found)
+
+
+def test_the_second_round_without_privacy_is_the_mean_of_patients_moments_of_features(
+    settings: Settings, features: LearnedFeatures, cases: CaseSet
+) -> None:
+    expected = by_hand(settings, features, cases)
+    assert len(expected) == 12
+    torch.testing.assert_close(second(settings, features, cases, noise=None), expected.sum(dim=0), atol=1e-4, rtol=1e-4)
+
+
+def test_the_second_round_sends_moments_whatever_the_first_asked_for(
+    settings: Settings, features: LearnedFeatures, cases: CaseSet
+) -> None:
+    kernel = replace(settings, statistics=replace(settings.statistics, kind="kernel-mean"))
+    assert torch.equal(second(kernel, features, cases), second(settings, features, cases))
+
+
+def test_the_second_round_sends_the_clipped_sum_plus_the_noise_that_the_stream_gives(
+    settings: Settings, features: LearnedFeatures, cases: CaseSet
+) -> None:
+    each = by_hand(settings, features, cases)
+    norms = each.norm(dim=1, keepdim=True)
+    assert float(norms.max()) > 1 > float(norms.min())
+    clipped = (each / norms.clamp(min=1)).sum(dim=0)
+    noise = torch.from_numpy(Stream.seeded(0).normal_float64(len(clipped)))
+    torch.testing.assert_close(second(settings, features, cases), clipped + NOISE * noise, atol=1e-4, rtol=0)
+
+
+def test_one_patient_with_many_images_moves_the_second_rounds_sum_by_the_clip_at_most(
+    settings: Settings, features: LearnedFeatures, cases: CaseSet
+) -> None:
+    place = int(by_hand(settings, features, cases).norm(dim=1).argmax())
+    hers = cases.cases[2 * place : 2 * place + 2]
+    many = [replace(case, patient="p-new", name=f"{number}.png") for number in range(20) for case in hers]
+    before = second(settings, features, cases)
+    moved = second(settings, features, cases.with_cases([*cases, *many])) - before
+    assert float(moved.norm()) == pytest.approx(1.0, abs=1e-4)
+    few = [replace(case, patient="p-new", name=f"{number}.png") for number, case in enumerate(cases.cases[:7])]
+    assert float((second(settings, features, cases.with_cases([*cases, *few])) - before).norm()) < 1 + 1e-4
+
+
+@pytest.mark.parametrize("bad", [np.full((1, 16, 16), np.nan), np.full((1, 16, 16), np.inf), np.zeros((2, 8, 8))])
+def test_a_patient_one_of_whose_images_cannot_be_used_contributes_zero_to_the_second_round(
+    settings: Settings, features: LearnedFeatures, cases: CaseSet, bad: np.ndarray
+) -> None:
+    hers = [Case(bad.astype(np.float32), "bad.png", label=0, patient="p-bad", site="north"),
+            replace(cases.cases[0], patient="p-bad", name="good.png")]  # fmt: skip
+    with_her = cases.with_cases([*cases, *hers])
+    assert torch.equal(second(settings, features, with_her), second(settings, features, cases))

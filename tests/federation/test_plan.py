@@ -73,6 +73,29 @@ def test_the_statistics_take_their_share_and_all_stages_together_stay_within_eps
     assert 0.98 * target < agreed.epsilon <= target
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("releases", [2, 4])
+def test_more_releases_share_what_one_had_and_each_is_noisier(share: float, releases: int) -> None:
+    words = ["generator=moments", "segmenter.rounds=0"] if share == 1 else []
+    study = ["study=demo", "smoke=true", f"statistics.share={share}", *words]
+    one, several = (compose([*study, f"statistics.rounds={count}"]) for count in (1, releases))
+    noise = plan.noise_multipliers(several)
+    once = plan.noise_multipliers(one)
+    assert noise[plan.STATISTICS] == pytest.approx(once[plan.STATISTICS] * releases**0.5, rel=0.02)
+    assert noise.get(plan.GENERATOR, 0.0) == pytest.approx(once.get(plan.GENERATOR, 0.0), rel=0.02)
+    agreed = plan.plan(several, noise=noise.get(plan.GENERATOR, 0.0), patients=100, labelled=80,
+                       statistics_noise=noise[plan.STATISTICS])  # fmt: skip
+    assert (agreed.stages[0].steps, agreed.stages[0].sample_rate) == (releases, 1.0)
+    target = several.privacy.epsilon
+    first, whole = (agreed.epsilon_after({plan.STATISTICS: steps}) for steps in (1, releases))
+    assert first < 0.98 * share * target < whole <= share * target
+    assert 0.98 * target < agreed.epsilon <= target
+    weak = plan.plan(several, noise=noise.get(plan.GENERATOR, 0.0), patients=100, labelled=80,
+                     statistics_noise=once[plan.STATISTICS])  # fmt: skip
+    with pytest.raises(PolicyError, match="doesn't keep the epsilon that it claims"):
+        plan.check_claim(several, weak)
+
+
 def test_statistics_that_take_all_leave_no_rounds_and_no_share_no_statistics(settings: Settings) -> None:
     alone = compose(["study=demo", "smoke=true", "generator=moments", "statistics.share=1", "segmenter.rounds=0"])
     assert [(stage.name, stage.total_steps) for stage in plan.stages(alone)] == [(plan.STATISTICS, 1)]

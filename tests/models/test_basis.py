@@ -154,7 +154,8 @@ def test_the_noise_of_the_second_moments_stays_near_the_mean_eigenvalue() -> Non
 
 
 def test_the_rule_sees_public_numbers_alone() -> None:
-    assert list(inspect.signature(dimension_for).parameters) == ["noise_multiplier", "patients", "sites", "limit"]
+    public = ["noise_multiplier", "patients", "sites", "limit", "paying"]
+    assert list(inspect.signature(dimension_for).parameters) == public
     for bad in ((float("nan"), 10, 1, 5), (-1.0, 10, 1, 5), (1.0, 0, 1, 5), (1.0, 10, 0, 5), (1.0, 10, 1, 0)):
         with pytest.raises(SettingsError, match="must be"):
             dimension_for(*bad)

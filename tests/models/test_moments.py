@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from torch import Tensor
 from fedmedgen.emission import emit
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.models import basis as bases
-from fedmedgen.models import moments, moments_pipeline, pipeline, saving
+from fedmedgen.models import moments, moments_pipeline, pipeline, refinement, saving
+from fedmedgen.models.coefficient_sampler import LearnedFeatures
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.settings import GeneratorSettings
 
@@ -57,6 +59,15 @@ def law() -> SimpleNamespace:
 
 def gaussian(residuals: Tensor | None = None) -> MomentsGenerator:
     return moments.from_moments(BASIS, law(), residuals=residuals, exposures=AS_IT_IS, **NAMES)
+
+
+def sharpened(residuals: Tensor | None = None) -> MomentsGenerator:
+    """The Gaussian one, of whose candidates that is kept which features of networks without training prefer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        features = LearnedFeatures(num_classes=2, networks=2, dimension=D).eval()
+        features.directions.copy_(torch.randn(features.directions.shape))
+    return refinement.refined(gaussian(residuals), features, law(), candidates=4)
 
 
 def embed(z: Tensor) -> Tensor:
@@ -170,7 +181,8 @@ def test_names_must_fit_the_law_and_the_channels() -> None:
 
 def test_a_saved_generator_comes_back_the_same(fitted: MomentsGenerator, tmp_path: Path) -> None:
     plain = gaussian(BASIS.residual(public()))
-    for name, generator in (("gaussian", plain), ("network", fitted), ("bare", gaussian())):
+    each = {"gaussian": plain, "network": fitted, "bare": gaussian(), "refined": sharpened()}
+    for name, generator in each.items():
         saving.save_generator(generator, tmp_path / name, card={"epsilon": 1.0})
         loaded = saving.load_generator(tmp_path / name)
         assert isinstance(loaded, MomentsGenerator)
@@ -193,8 +205,11 @@ def test_nothing_is_pickled_and_a_folder_that_is_not_whole_is_refused(tmp_path: 
         saving.load_generator(tmp_path)
 
 
-def test_a_saved_generator_samples_with_diffusers_alone(tmp_path: Path) -> None:
-    generator = gaussian(BASIS.residual(public()))
+@pytest.mark.parametrize("make", [gaussian, sharpened])
+def test_a_saved_generator_samples_with_diffusers_alone(
+    tmp_path: Path, make: Callable[[Tensor], MomentsGenerator]
+) -> None:
+    generator = make(BASIS.residual(public()))
     saving.save_generator(generator, tmp_path / "generator", card={})
     (tmp_path / "fresh.py").write_text(FRESH)
     where = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

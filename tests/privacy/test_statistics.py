@@ -235,10 +235,16 @@ def test_a_study_without_classes_has_one_block_for_all_images() -> None:
     torch.testing.assert_close(found.covariances[0], torch.cov(z.double().T, correction=0), atol=1e-3, rtol=1e-4)
 
 
-def test_what_is_not_one_step_over_all_patients_is_refused() -> None:
-    for changes in ({"sample_rate": 0.5}, {"steps": 2}):
-        with pytest.raises(PrivacyError, match="one step over all patients"):
-            statistics.release([], plan(**changes), Stream.seeded(0), size=3)
+def test_what_is_not_over_all_patients_is_refused() -> None:
+    with pytest.raises(PrivacyError, match=r"over all patients; the plan says at rate 0\.5"):
+        statistics.release([], plan(sample_rate=0.5), Stream.seeded(0), size=3)
+
+
+def test_each_step_of_a_plan_of_several_is_a_release_of_its_own() -> None:
+    vectors, stream = [torch.full((3,), 0.1, dtype=torch.float64)] * 4, Stream.seeded(0)
+    first, second = (statistics.release(vectors, plan(steps=2), stream, size=3) for _ in range(2))
+    assert torch.equal(first, statistics.release(vectors, plan(steps=1), Stream.seeded(0), size=3))
+    assert not torch.equal(first, second)
 
 
 def test_vectors_of_another_length_are_refused() -> None:
