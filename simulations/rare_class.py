@@ -50,8 +50,11 @@ def classifiers(settings: Settings, synthetic: CaseSet) -> dict[str, Any]:
 
 
 def training_sets(settings: Settings, parts: Mapping[str, CaseSet], synthetic: CaseSet) -> dict[str, CaseSet]:
-    """Synthetic alone, real with its rare class, that with synthetic cases of all or the rare class, and uncut real."""
-    real = _together(parts, synthetic)
+    """Synthetic alone; real of all sites and of the first, each with and without synthetic; uncut real.
+
+    No hospital has the real cases of all: what a synthetic set can bring is to be seen at one of them.
+    """
+    real, own = _together(parts, synthetic), parts[min(parts)]
     label = synthetic.classes.index(settings.data.rare_class)
     rare = [case for case in synthetic if case.label == label]
     whole = replace(settings.data, rare_class="", rare_share=0.0, rare_patients=0)
@@ -60,6 +63,9 @@ def training_sets(settings: Settings, parts: Mapping[str, CaseSet], synthetic: C
         "real": real,
         "real_and_synthetic": real.with_cases([*real, *synthetic]),
         "real_and_synthetic_rare": real.with_cases([*real, *rare]),
+        "one_site": own,
+        "one_site_and_synthetic": own.with_cases([*own, *synthetic]),
+        "one_site_and_synthetic_rare": own.with_cases([*own, *rare]),
         "real_uncut": _together(held(whole, settings.seed).parts, synthetic),
     }
 
