@@ -1,4 +1,4 @@
-"""Settings of the statistics stage: what is released once, the public images it leans on, what is trained on it."""
+"""Settings of the statistics stage: what is released first, the public images it leans on, what is trained on it."""
 
 from dataclasses import dataclass
 from typing import Literal

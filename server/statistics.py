@@ -3,6 +3,7 @@
 Later rounds ask about features that networks learned from samples of that generator, and make it sharper.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedmedgen.emission.sampling import emit
-from fedmedgen.errors import RunError, SettingsError
+from fedmedgen.errors import RunError, SettingsError, SpentError
 from fedmedgen.evaluation import classification
 from fedmedgen.federation import plan
 from fedmedgen.federation.egress import Arrays
@@ -32,6 +33,8 @@ from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
+
+logger = logging.getLogger(__name__)
 
 FILE = "statistics.safetensors"  # what was asked and what came of it: public from then on
 LARGEST = 1_000_000  # numbers in the vector, where the dimension is chosen here
@@ -60,7 +63,11 @@ def refine(grid: Grid, rounds: Rounds, cheap: MomentsGenerator) -> MomentsGenera
     """
     settings = rounds.store.settings
     for number in range(2, settings.statistics.rounds + 1):
-        released = _answered(grid, rounds, number, partial(ask_about, rounds, cheap, number))
+        try:
+            released = _answered(grid, rounds, number, partial(ask_about, rounds, cheap, number))
+        except SpentError as error:
+            logger.warning("the statistics end before round %d, with what round %d gave: %s", number, number - 1, error)
+            break
         layout = layout_of(settings, dimension_of(released, number), number)
         moments = statistics.decode(torch.from_numpy(released[VECTOR].copy()), layout, shrink=1.0)
         sizes = {"num_classes": len(settings.data.classes), "networks": settings.statistics.networks}

@@ -111,7 +111,8 @@ def _vector(
     try:
         labels = torch.tensor([-1 if case.label is None else case.label for case in patient])
         images, _ = standardised(encode(patient, masks))
-        return statistics.patient_vector(coefficients(images), labels, layout, frequencies)
+        known = [coefficients(image[None]) for image in images]  # so that rounding doesn't depend on how many
+        return statistics.patient_vector(torch.cat(known), labels, layout, frequencies)
     except Exception:
         logger.exception("a patient's statistics can't be computed; she contributes zero")
         return torch.zeros(layout.size, dtype=torch.float64)

@@ -42,8 +42,9 @@ class Request:
         head = [self.run, self.stage, self.round, *noise, self.proximal_mu, mapping]
         digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         for name in sorted(self.arrays):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.arrays[name]).tobytes())
+            array = np.ascontiguousarray(self.arrays[name])
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 A message holds at most one record of arrays, one of metrics and one of text under the three record names. The names of
 arrays aren't listed here: they are those of the trainable parameters of the network that the request describes, or, of
-the statistics, those of the basis that is asked about and the one vector that answers.
+the statistics, those of the basis or features that are asked about and the one vector that answers.
 """
 
 from collections.abc import Mapping

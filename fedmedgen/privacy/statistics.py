@@ -94,8 +94,9 @@ def patient_vector(coefficients: Tensor, labels: Tensor, layout: Layout, frequen
     total = torch.zeros(layout.blocks, sum(layout.block_sizes), dtype=torch.float64)
     for z, label in zip(coefficients.to(torch.float64), labels.tolist(), strict=True):
         block = label if layout.num_classes else 0
-        if 0 <= block < layout.blocks:  # one image at a time: memory doesn't grow with a patient's images
-            total[block] += _block(z[None], layout, frequencies)
+        added = _block(z[None], layout, frequencies)  # for each image, so that time doesn't tell who has a label
+        known = torch.tensor(0 <= block < layout.blocks)
+        total[block if known else 0] += torch.where(known, added, torch.zeros_like(added))
     vector = total.flatten() / max(1, len(labels))
     return vector if bool(vector.isfinite().all()) else torch.zeros_like(vector)
 
