@@ -10,10 +10,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from fedmedgen.data.cases import CaseSet
+from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.data.partition import held
 from fedmedgen.errors import RunError
 from fedmedgen.evaluation import classification
@@ -55,19 +56,28 @@ def training_sets(settings: Settings, parts: Mapping[str, CaseSet], synthetic: C
     No hospital has the real cases of all: what a synthetic set can bring is to be seen at one of them.
     """
     real, own = _together(parts, synthetic), parts[min(parts)]
-    label = synthetic.classes.index(settings.data.rare_class)
-    rare = [case for case in synthetic if case.label == label]
     whole = replace(settings.data, rare_class="", rare_share=0.0, rare_patients=0)
     return {
         "tstr": synthetic,
         "real": real,
-        "real_and_synthetic": real.with_cases([*real, *synthetic]),
-        "real_and_synthetic_rare": real.with_cases([*real, *rare]),
+        "real_and_synthetic": evenly(real, synthetic),
         "one_site": own,
-        "one_site_and_synthetic": own.with_cases([*own, *synthetic]),
-        "one_site_and_synthetic_rare": own.with_cases([*own, *rare]),
+        "one_site_and_synthetic": evenly(own, synthetic),
         "real_uncut": _together(held(whole, settings.seed).parts, synthetic),
     }
+
+
+def evenly(real: CaseSet, synthetic: CaseSet) -> CaseSet:
+    """Both, as many cases of either in each class: the fewer are repeated.
+
+    Else nearly all cases of a rare class are synthetic, nearly all others real, and a classifier tells those apart.
+    """
+    together: list[Case] = []
+    for label in range(len(real.classes)):
+        sides = [[case for case in cases if case.label == label] for cases in (real, synthetic)]
+        most = max(map(len, sides))
+        together += [case for side in sides if side for case in islice(cycle(side), most)]
+    return real.with_cases(together)
 
 
 def _together(parts: Mapping[str, CaseSet], like: CaseSet) -> CaseSet:

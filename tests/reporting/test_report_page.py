@@ -13,6 +13,7 @@ import yaml
 from fedmedgen.cli import report
 from fedmedgen.errors import RunError
 from fedmedgen.reporting.report import write_report
+from fedmedgen.reporting.words import task_verdict
 
 MakeRun = Callable[..., Path]
 
@@ -93,6 +94,11 @@ def test_every_number_of_the_study_is_printed(make_run: MakeRun) -> None:
         "abc1234",
     ):
         assert words in text, words
+
+
+def test_worth_is_said_where_real_data_were_not_asked_for_beside_it() -> None:
+    alone = {"tstr": {"auc": {"mean": 0.85, "sd": 0.01}}, "trtr": {"skipped": "not asked for"}}
+    assert task_verdict(alone, "classification").endswith("reaches AUC 0.850 on real cases.")
 
 
 def test_folders_of_the_machine_are_not_on_the_page(make_run: MakeRun) -> None:

@@ -30,8 +30,12 @@ def test_the_training_sets_differ_by_what_they_say() -> None:
     sets = rare_class.training_sets(settings, cases.parts, synthetic)
     real, drawn = counts(sets["real"]), counts(synthetic)
     assert len({(case.site, case.patient) for case in sets["real"] if case.label == 1}) == 4
-    assert counts(sets["real_and_synthetic"]) == real + drawn
-    assert counts(sets["real_and_synthetic_rare"]) == real + Counter({1: drawn[1]})
+    both = sets["real_and_synthetic"]
+    for label in (0, 1):
+        made = sum(case.label == label and case.site == "synthetic" for case in both)
+        assert made == max(real[label], drawn[label]) == counts(both)[label] - made
+    assert {id(case) for case in both} == {id(case) for case in (*sets["real"], *synthetic)}
+    assert {case.site for case in sets["one_site"]} == {min(cases.parts)}
     assert counts(sets["real_uncut"])[0] == real[0]
     assert counts(sets["real_uncut"])[1] > 5 * real[1]
     assert not [case for case in sets["real_uncut"] if case.split != "train"]
@@ -51,7 +55,7 @@ def test_a_cell_becomes_a_row_with_the_recall_of_each_training_set_and_a_page(
     with (tmp_path / "rare.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert row["status"] == "completed", row["reason"]
-    for name in ("real", "real_and_synthetic", "real_and_synthetic_rare", "real_uncut", "tstr"):
+    for name in ("real", "real_and_synthetic", "one_site", "one_site_and_synthetic", "real_uncut", "tstr"):
         assert 0 <= float(row[f"{name}_recall_opacity"]) <= 1
     page = (tmp_path / "rare.md").read_text()
     assert "| trial/real_and_synthetic − trial/real | recall opacity | 1 |" in page
