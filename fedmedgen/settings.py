@@ -12,6 +12,7 @@ from typing import Any, Literal
 from fedmedgen.data_settings import ColumnSettings as ColumnSettings
 from fedmedgen.data_settings import DataSettings as DataSettings
 from fedmedgen.data_settings import PhantomSettings as PhantomSettings
+from fedmedgen.gate_settings import AuditSettings, GateSettings
 from fedmedgen.release_settings import CurriculumSettings, PriorSettings, StatisticsSettings, check_release
 from fedmedgen.schema import from_mapping, plain, positive, require
 
@@ -195,6 +196,8 @@ class Settings:
     federation: FederationSettings = field(default_factory=FederationSettings)
     emission: EmissionSettings = field(default_factory=EmissionSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     fault: FaultSettings = field(default_factory=FaultSettings)

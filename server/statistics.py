@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 FILE = "statistics.safetensors"  # what was asked and what came of it: public from then on
 LARGEST = 1_000_000  # numbers in the vector, where the dimension is chosen here
 MOST = 256  # coefficients, likewise
+MOST_EMBEDDED = 16  # whose kernel mean is released: on phantoms TSTR AUC .84 with 16, .81 with 32, .74 with 96
 RESIDUALS = 256
 SAMPLES = 4000  # that networks learn their features from
 
@@ -176,7 +177,8 @@ def _dimension(rounds: Rounds, limit: int, paying: float) -> int:
 def _limit(settings: Settings, public: Tensor) -> int:
     """The most coefficients that public images carry, and whose moments are few enough to send."""
     numbers = public[0].numel() if len(public) else public.shape[1] * math.prod(settings.data.size)
-    limit = min(MOST, numbers, math.isqrt(LARGEST // layout_of(settings, 1).blocks))
+    most = MOST if settings.statistics.kind == "moments" else MOST_EMBEDDED
+    limit = min(most, numbers, math.isqrt(LARGEST // layout_of(settings, 1).blocks))
     if settings.statistics.basis == "pca":
         limit = min(limit, max(1, len(public) - 1))
     return limit

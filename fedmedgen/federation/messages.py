@@ -51,7 +51,7 @@ class Request:
 def deciding(settings: Settings) -> dict[str, Any]:
     """The settings that decide what sites send: not where files are, who carries messages, or what comes after."""
     mapping = settings.to_mapping()
-    for key in ("backend", "out", "ledger", "runtime", "emission", "evaluation"):
+    for key in ("backend", "out", "ledger", "runtime", "emission", "evaluation", "gate"):
         mapping.pop(key)
     mapping["data"]["root"] = Path(settings.data.root).name
     mapping["prior"]["roots"] = [Path(root).name for root in settings.prior.roots]

@@ -12,6 +12,7 @@ import yaml
 from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.federation import records
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, stages
+from fedmedgen.gate_settings import AuditSettings
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import head_beside
 from fedmedgen.release_settings import PriorSettings
@@ -146,7 +147,9 @@ def for_real_sites(settings: Settings) -> Settings:
     """
     asked = settings.data
     data = DataSettings(classes=asked.classes, mask_classes=asked.mask_classes, size=asked.size, fit=asked.fit)
-    own = replace(settings, ledger=LedgerSettings(), fault=FaultSettings(), runtime=RuntimeSettings())
+    own = replace(
+        settings, ledger=LedgerSettings(), fault=FaultSettings(), runtime=RuntimeSettings(), audit=AuditSettings()
+    )
     return replace(own, backend="deployment", out="", data=data, prior=PriorSettings())
 
 

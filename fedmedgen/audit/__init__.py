@@ -1,0 +1,1 @@
+"""What the generator leaks, measured by attacks at a site; only what cost no patient leaves it."""
