@@ -205,7 +205,8 @@ class Settings:
     def __post_init__(self) -> None:
         positive("settings", self, "rounds")
         moments = self.generator.family == "moments"
-        check_release(self.statistics, self.curriculum, moments=moments, masks=self.segmenter.rounds)
+        masks = self.segmenter.rounds if self.data.mask_classes else 0
+        check_release(self.statistics, self.curriculum, moments=moments, masks=masks)
 
     @property
     def private(self) -> bool:

@@ -33,7 +33,10 @@ def test_settings_survive_a_round_trip_through_plain_values() -> None:
         ({"statistics": {"share": -0.1}}, "from 0 to 1"),
         ({"statistics": {"features": 7}}, "an even number"),
         ({"statistics": {"kind": "moment"}}, "did you mean 'moments'"),
-        ({"statistics": {"share": 1}, "curriculum": {"steps": 5}}, "segmenter.rounds must be 0"),
+        (
+            {"statistics": {"share": 1}, "curriculum": {"steps": 5}, "data": {"mask_classes": ["background", "lung"]}},
+            "segmenter.rounds must be 0",
+        ),
         ({"statistics": {"share": 1}, "segmenter": {"rounds": 0}}, "curriculum.steps must be above 0"),
         ({"generator": {"family": "moments"}}, "statistics.share must be 1"),
         ({"generator": {"family": "moments"}, "statistics": {"share": 0.5}}, "statistics.share must be 1"),

@@ -37,7 +37,7 @@ def test_noise_for_fewer_steps_would_exceed_the_claim(settings: Settings) -> Non
 
 def test_without_masks_or_rounds_there_is_no_segmenter_stage(settings: Settings) -> None:
     assert [stage.name for stage in plan.stages(settings)] == ["generator", "segmenter"]
-    assert [stage.name for stage in plan.stages(compose(["study=pneumonia", "smoke=true"]))] == ["generator"]
+    assert [stage.name for stage in plan.stages(compose(["study=pneumonia", "smoke=true"]))] == ["statistics"]
 
 
 def test_each_stage_has_its_own_public_denominator(settings: Settings) -> None:

@@ -19,7 +19,7 @@ REFUSED_BUDGET = Reply({records.SITE: "north", records.STATUS: records.REFUSED_B
 REFUSED_LEDGER = Reply({records.SITE: "north", records.STATUS: records.REFUSED_LEDGER})
 OTHERS = [
     ("another run", ()),
-    ("another study", ("study=pneumonia", "data.root=", "data.size=[16,16]", "generator.channels=[8,8]",
+    ("another study", ("study=lungs", "data.root=", "data.size=[16,16]", "generator.channels=[8,8]",
                        "generator.norm_groups=4", "generator.unshuffle=2")),
     ("other classes", ("data.classes=[normal,effusion]",)),
     ("another size", ("data.size=[24,24]",)),
