@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from flwr.app import Context, RecordDict
 
+from fedmedgen.data import holdout
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.partition import held
 from fedmedgen.deployment.guard import BUNDLE
@@ -78,11 +79,15 @@ def _simulated_policy(name: str, cases: CaseSet, settings: Settings) -> SitePoli
     path = root / name / "policy.yaml"
     if path.is_file():
         return replace(SitePolicy.read(path), folder=str(path.parent))
+    taking, _ = holdout.split(cases, settings.audit.holdout, holdout.simulated_key(settings.seed))
     policy = SitePolicy(
         site=name,
         folder=str(path.parent),
-        patients_declared=plan.rounded_up(len(local_round.patients_of(plan.GENERATOR, cases))),
-        labelled_declared=plan.rounded_up(len(local_round.patients_of(plan.SEGMENTER, cases))),
+        patients_declared=plan.rounded_up(len(local_round.patients_of(plan.GENERATOR, taking))),
+        labelled_declared=plan.rounded_up(len(local_round.patients_of(plan.SEGMENTER, taking))),
+        audit_canaries=settings.audit.canaries,
+        audit_kind=settings.audit.kind,
+        audit_holdout=settings.audit.holdout,
         lifetime_epsilon=math.ceil(settings.privacy.epsilon * 1000) / 1000,
         lifetime_delta=settings.privacy.delta,
         smallest_noise_multiplier=0.2,

@@ -2,17 +2,19 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from fedmedgen.data import holdout
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import EgressError, PolicyError, SettingsError
 from fedmedgen.federation import egress, local_round, local_statistics, plan, records
 from fedmedgen.federation.egress import Checked, Reply
+from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.messages import Request
 from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, check_statistics
 from fedmedgen.privacy.budget import Plan
@@ -20,10 +22,10 @@ from fedmedgen.privacy.ledger import Ledger, Limit, load_key, load_or_create_key
 from fedmedgen.privacy.new_ledger import require_made
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import RuntimeSettings, Settings
+from sites.canaries import Planting
+from sites.checks import Shapes, check_arrays, check_round
 from sites.replies import ReplyStore
 from sites.selfcheck import check_once
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +78,9 @@ class Site:
         settings = request.settings
         sent = sum(array.size for array in request.arrays.values())
         check_request(self.policy, settings, parameters=sent, stage=request.stage)
-        _check_round(request)
+        check_round(request)
         asked, expected = self._shapes(request)
-        _check_arrays(request, asked)
+        check_arrays(request, asked)
         replies = ReplyStore(self.folder / "replies")
         ledger = self.ledger() if settings.private else None
         with replies.turn(request.digest):
@@ -183,17 +185,23 @@ class Site:
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
         if mechanism is None and not self.policy.simulation:
             raise PolicyError("without a mechanism only a simulation may answer")
-        asked = local_round.LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
+        asked = LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
+        planting = Planting.of(self.policy, self.folder, request, self._stream(request, "canaries"))
         run = local_statistics.run if stage.name == plan.STATISTICS else local_round.run
-        cases = self.load(settings)
+
+        def answer(asked: LocalRound, cases: CaseSet) -> LocalResult:
+            return run(asked, request.arrays, cases, stream=self._stream(request))
+
+        with_canaries = answer if planting is None else partial(planting.run, answer)
+        cases = self._taking_part(settings)
         try:
-            result = run(asked, request.arrays, cases, stream=self._stream(request))
+            result = with_canaries(asked, cases)
         except Exception:
             if self.policy.simulation or mechanism is None:
                 raise
             logger.exception("site %s: the round failed; the reply is noise", self.policy.site)
             on_cpu = replace(asked, settings=replace(settings, runtime=RuntimeSettings(device="cpu")))
-            result = run(on_cpu, request.arrays, cases.with_cases([]), stream=self._stream(request))
+            result = with_canaries(on_cpu, cases.with_cases([]))
         metrics = {records.WEIGHT: float(self._declared(stage.name))}
         if self.policy.simulation and result.loss is not None:
             metrics[records.LOSS] = result.loss
@@ -206,9 +214,19 @@ class Site:
     def _declared(self, stage: str) -> int:
         return self.policy.labelled_declared if stage == plan.SEGMENTER else self.policy.patients_declared
 
-    def _stream(self, request: Request) -> Stream:
+    def _taking_part(self, settings: Settings) -> CaseSet:
+        """The site's cases less the patients that it holds out for audits."""
+        share = self.policy.audit_holdout
+        cases = self.load(settings)
+        if not share:
+            return cases
+        seeded = self.policy.simulation
+        key = holdout.simulated_key(settings.seed) if seeded else load_key(self.policy.key_path)
+        return holdout.split(cases, share, key)[0]
+
+    def _stream(self, request: Request, *names: str) -> Stream:
         if self.policy.simulation:
-            return Stream.seeded(request.settings.seed, self.policy.site, request.digest)
+            return Stream.seeded(request.settings.seed, self.policy.site, request.digest, *names)
         return Stream.system()
 
     def _rehearse_fault(self, request: Request) -> None:
@@ -216,27 +234,3 @@ class Site:
         here = fault.site == self.policy.site and fault.round == request.round and request.stage == plan.GENERATOR
         if self.policy.simulation and here:
             raise RuntimeError(f"rehearsed fault at {fault.site} in round {fault.round}")
-
-
-def _check_round(request: Request) -> None:
-    """Refuse a round that the stage lacks."""
-    rounds = plan.stage_named(request.settings, request.stage).rounds
-    if not 1 <= request.round <= rounds:
-        raise PolicyError(f"the request is for round {request.round}; the {request.stage} has rounds 1 to {rounds}")
-
-
-def _check_arrays(request: Request, asked: Shapes) -> None:
-    """Refuse arrays that aren't those of the stage's network or basis."""
-    try:
-        egress.check_arrays(request.arrays, asked)
-    except EgressError as error:
-        what = (
-            "basis or features don't fit its study"
-            if request.stage == plan.STATISTICS
-            else "weights don't fit its network"
-        )
-        raise PolicyError(f"the request's {what}: {error}") from error
-    if not all(np.isfinite(array).all() for array in request.arrays.values()):
-        raise PolicyError("the request's arrays are not all finite")
-    if "basis.scale" in request.arrays and not (request.arrays["basis.scale"] > 0).all():
-        raise PolicyError("the request's basis has scales that are not above 0")

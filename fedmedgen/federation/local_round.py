@@ -13,6 +13,7 @@ from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
+from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import LossPerRow, make_engine
 from fedmedgen.privacy.randomness import Stream
@@ -33,6 +34,7 @@ class LocalRound:
     round: int
     mechanism: StagePlan | None
     proximal_mu: float = 0.0
+    canaries: Planted | None = None  # the site's own, of which no message knows
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ def _fit_private(
     engine = make_engine(privacy.engine, model, loss_of(asked.stage.name), precision=privacy.precision)
     draws = [partial(rows, patient) for patient in patients]
     fit_private(
-        model, engine, asked.mechanism, draws, schedule=schedule, stream=stream, proximal=_proximal(asked, model)
-    )
+        model, engine, asked.mechanism, draws,
+        schedule=schedule, stream=stream, proximal=_proximal(asked, model), canaries=asked.canaries,
+    )  # fmt: skip
 
 
 def _fit_ordinary(
@@ -183,7 +186,8 @@ def _fit_ordinary(
         return draw_rows(settings, asked.stage.name, 1, [pool[index] for index in chosen], generator)
 
     loss = loss_of(asked.stage.name)
-    return fit_ordinary(model, loss, rows, schedule=schedule, generator=generator, proximal=_proximal(asked, model))
+    pull, canaries = _proximal(asked, model), asked.canaries
+    return fit_ordinary(model, loss, rows, schedule=schedule, generator=generator, proximal=pull, canaries=canaries)
 
 
 def _proximal(asked: LocalRound, model: nn.Module) -> tuple[float, list[Tensor]] | None:

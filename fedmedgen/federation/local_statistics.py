@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.local_round import Arrays, LocalResult, LocalRound, patients_of
+from fedmedgen.federation.plan import STATISTICS_CLIP
 from fedmedgen.models import refinement
 from fedmedgen.models.basis import Basis, standardised
 from fedmedgen.privacy import statistics
@@ -81,9 +82,12 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
             yield _vector(patient, masks, coefficients, layout, frequencies)
 
     if asked.mechanism is None:
-        mean = sum(vectors(), torch.zeros(layout.size, dtype=torch.float64)) / max(1, len(patients))
+        total = sum(vectors(), torch.zeros(layout.size, dtype=torch.float64))
+        if asked.canaries is not None:
+            asked.canaries.join_openly([total], STATISTICS_CLIP)
+        mean = total / max(1, len(patients))
     else:
-        mean = statistics.release(vectors(), asked.mechanism, stream, size=layout.size)
+        mean = statistics.release(vectors(), asked.mechanism, stream, size=layout.size, canaries=asked.canaries)
     return LocalResult({VECTOR: mean.to(torch.float32).numpy()}, None)
 
 

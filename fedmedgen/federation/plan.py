@@ -135,6 +135,17 @@ def check_claim(settings: Settings, agreed: Plan) -> None:
         raise PolicyError(f"the request's noise doesn't keep the epsilon that it claims: {error}") from error
 
 
+def largest_layer(settings: Settings, images: int) -> int:
+    """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
+    network, rows = settings.generator, settings.privacy.noise_draws * images
+    if network.family == "dit":
+        tokens = math.prod(math.ceil(side / network.unshuffle) for side in settings.data.size)
+        return rows * tokens * max(4 * network.width, network.heads * tokens)
+    fold: int = network.unshuffle * 2 ** (len(network.channels) - 1)  # sides are padded to a multiple of it
+    height, width = (math.ceil(side / fold) * fold // network.unshuffle for side in settings.data.size)
+    return rows * height * width * max(network.channels, default=0)
+
+
 def rounded_up(count: int) -> int:
     """A public count for the patients of a simulated site: the next multiple of 10. Real sites write theirs by hand."""
     return 10 * math.ceil(count / 10)

@@ -1,6 +1,5 @@
 """The site's own limits, read from the site's own file; no message can widen them."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +10,7 @@ import yaml
 
 from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.federation import records
-from fedmedgen.federation.plan import GENERATOR, SEGMENTER, stages
+from fedmedgen.federation.plan import GENERATOR, SEGMENTER, largest_layer, stages
 from fedmedgen.gate_settings import AuditSettings
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import head_beside
@@ -59,6 +58,9 @@ class SitePolicy:
     largest_pixels: int = 512 * 512
     largest_statistics: int = 1_000_000  # numbers in the one vector that the statistics release; 0: none may be asked
     largest_dimension: int = 4096  # coefficients of an image
+    audit_canaries: int = 0  # planted in every run, to measure what it gives away
+    audit_kind: Literal["directions", "images"] = "directions"
+    audit_holdout: float = 0.0  # share of the patients that never take part, for audits to compare with
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     bundles: tuple[str, ...] = ()  # SHA-256 of the app bundles that may run here
@@ -70,6 +72,8 @@ class SitePolicy:
         name = records.NAME_OF_A_SITE
         require(bool(re.fullmatch(name, self.site)), "site", self.site, f"of the form {name}")
         require(self.patients_declared >= 1, "patients_declared", self.patients_declared, "at least 1")
+        require(self.audit_canaries >= 0, "audit_canaries", self.audit_canaries, "at least 0")
+        require(0 <= self.audit_holdout < 1, "audit_holdout", self.audit_holdout, "from 0 to below 1")
         require(self.lifetime_epsilon > 0, "lifetime_epsilon", self.lifetime_epsilon, "above 0")
         require(self.simulation or bool(self.data_root), "data_root", self.data_root, "the path of the site's own data")
         odd = [digest for digest in self.bundles if not re.fullmatch("[0-9a-f]{64}", digest)]
@@ -211,17 +215,6 @@ def check_plan(policy: SitePolicy, plan: Plan) -> None:
         plan.require_within(policy.lifetime_epsilon)
     except BudgetError as error:
         raise PolicyError(f"the request doesn't fit this site's lifetime epsilon: {error}") from error
-
-
-def largest_layer(settings: Settings, images: int) -> int:
-    """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
-    network, rows = settings.generator, settings.privacy.noise_draws * images
-    if network.family == "dit":
-        tokens = math.prod(math.ceil(side / network.unshuffle) for side in settings.data.size)
-        return rows * tokens * max(4 * network.width, network.heads * tokens)
-    fold: int = network.unshuffle * 2 ** (len(network.channels) - 1)  # sides are padded to a multiple of it
-    height, width = (math.ceil(side / fold) * fold // network.unshuffle for side in settings.data.size)
-    return rows * height * width * max(network.channels, default=0)
 
 
 def _at_most(what: str, asked: float, largest: float) -> None:

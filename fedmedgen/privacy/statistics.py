@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedmedgen.errors import PrivacyError
+from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import add_clipped
 from fedmedgen.privacy.randomness import Stream
@@ -117,7 +118,14 @@ def clipped_sum(vectors: Iterable[Tensor], clip_norm: float, size: int) -> Tenso
     return total
 
 
-def release(vectors: Iterable[Tensor], stage: StagePlan, stream: Stream, *, size: int | None = None) -> Tensor:
+def release(
+    vectors: Iterable[Tensor],
+    stage: StagePlan,
+    stream: Stream,
+    *,
+    size: int | None = None,
+    canaries: Planted | None = None,
+) -> Tensor:
     """The noisy mean vector ``[size]`` float32: the clipped sum through `stage.release`, once.
 
     `size` is needed where there may be no vector at all; the reply is then noise alone.
@@ -131,7 +139,13 @@ def release(vectors: Iterable[Tensor], stage: StagePlan, stream: Stream, *, size
         if not vectors:
             raise PrivacyError("no patient's vector and no size: say how long the vector is")
         size = vectors[0].numel()
-    return stage.release([clipped_sum(vectors, stage.clip_norm, size)], stream)[0]
+    total = clipped_sum(vectors, stage.clip_norm, size)
+    if canaries is not None:
+        canaries.join([total], stage, stream)
+    released = stage.release([total], stream)
+    if canaries is not None:
+        canaries.note(released, stage)
+    return released[0]
 
 
 def decode(mean_vector: Tensor, layout: Layout, *, shrink: float = 0.5, floor: float = 0.01) -> Moments:

@@ -13,6 +13,7 @@ from fedmedgen.errors import PrivacyError
 from fedmedgen.training.rows import DrawRows, Rows, to_device
 
 if TYPE_CHECKING:
+    from fedmedgen.privacy.canaries import Planted
     from fedmedgen.privacy.mechanism import StagePlan
     from fedmedgen.privacy.per_patient import Engine
     from fedmedgen.privacy.randomness import Stream
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.99)
 WARMUP_STEPS = 20
+OPEN_CANARY = 1e-3  # the length of a canary's gradient where nothing hides it: small, since it pulls at every step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Schedule:
         return self.learning_rate * ahead * fall
 
 
-def fit_ordinary(
+def fit_ordinary(  # noqa: PLR0913  (as below)
     model: nn.Module,
     loss: Callable[[nn.Module, Rows], Tensor],
     draw_rows: DrawRows,
@@ -52,6 +54,7 @@ def fit_ordinary(
     schedule: Schedule,
     generator: torch.Generator,
     proximal: tuple[float, Sequence[Tensor]] | None = None,
+    canaries: "Planted | None" = None,
 ) -> float:
     """Adam with fresh state; the mean loss over the steps.
 
@@ -67,6 +70,8 @@ def fit_ordinary(
         optimiser.zero_grad()
         mean = loss(model, to_device(draw_rows(generator), device)).mean()
         torch.autograd.backward(mean)
+        if canaries is not None:
+            canaries.join_openly([weight.grad for weight in weights if weight.grad is not None], OPEN_CANARY)
         if proximal is not None:
             _pull(weights, *proximal)
         optimiser.step()
@@ -74,7 +79,7 @@ def fit_ordinary(
     return total / max(1, schedule.steps)
 
 
-def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last three by name)
+def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last four by name)
     model: nn.Module,
     engine: "Engine",
     stage: "StagePlan",
@@ -83,11 +88,12 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last three
     schedule: Schedule,
     stream: "Stream",
     proximal: tuple[float, Sequence[Tensor]] | None = None,
+    canaries: "Planted | None" = None,
 ) -> None:
     """DP-SGD by patient: each of `patients` draws that patient's rows; Adam takes the released gradients.
 
     A patient whose rows can't be drawn, or break the engine, contributes zero; `proximal` as in `fit_ordinary`, added
-    after the release.
+    after the release. `canaries` join each step's sum as patients do, and look for themselves in what is released.
 
     **Guarantee** The data reach the weights only through `schedule.steps` calls of `stage.release`, and nothing else
     computed from them is returned or logged.
@@ -102,7 +108,12 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last three
         rows = [
             to_device(drawn, weights[0].device) for index in chosen if (drawn := _drawn(patients[index], generator))
         ]
-        released = stage.release(_clipped_sum(engine, rows, stage.clip_norm), stream)
+        total = _clipped_sum(engine, rows, stage.clip_norm)
+        if canaries is not None:
+            canaries.join(total, stage, stream)
+        released = stage.release(total, stream)
+        if canaries is not None:
+            canaries.note(released, stage)
         for weight, gradient in zip(weights, released, strict=True):
             weight.grad = gradient.to(weight)
         if proximal is not None:

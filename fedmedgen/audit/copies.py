@@ -1,0 +1,71 @@
+"""Does the synthetic set repeat training images more often than chance would?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import pairwise_distances
+
+from fedmedgen.audit.membership import clopper_pearson
+from fedmedgen.data.cases import CaseSet, FloatArray
+from fedmedgen.models.features import extract
+
+PAIRS = 12  # that are drawn
+SCALE = 3
+GAP = 2  # pixels
+
+
+def copies(synthetic: CaseSet, members: CaseSet, holdout: CaseSet, *, seed: int) -> dict[str, Any]:
+    """The share of synthetic images whose nearest real image took part, beside what patients held out give.
+
+    As many of either side are compared with, so a set that repeats nobody gives 0.5; `holdout_baseline` is what the
+    same comparison gives between two halves of the held-out cases, and its interval is what chance alone does.
+
+    **Source** The holdout as a baseline: van den Burg and Williams 2021; Meehan et al. 2020.
+    """
+    n = min(len(members), len(holdout))
+    if n < 4 or not len(synthetic):
+        return {"skipped": f"needs 4 members, 4 held out and a synthetic set; got {len(members)}, {len(holdout)}"}
+    draw = np.random.default_rng(seed)
+    some, others = (_some(cases, n, draw) for cases in (members, holdout))
+    found: dict[str, Any] = {"n": n, "synthetic": len(synthetic)}
+    for name, features in (("features", extract), ("pixels", _pixels)):
+        made, own, kept = (features(cases.images()) for cases in (synthetic, some, others))
+        hits = int(_nearer(made, own, kept).sum())
+        half = n // 2
+        found[name] = {
+            "nearer_to_train": hits / len(made),
+            "interval": clopper_pearson(hits, len(made)),
+            "holdout_baseline": float(_nearer(made, kept[:half], kept[half : 2 * half]).mean()),
+        }
+    return found | {key: found["features"][key] for key in ("nearer_to_train", "holdout_baseline", "interval")}
+
+
+def draw_nearest(synthetic: CaseSet, members: CaseSet, path: Path) -> None:
+    """A picture of the synthetic images nearest to a training image, each above it: for the site's eyes alone."""
+    if not (len(synthetic) and len(members)):
+        return
+    distances = pairwise_distances(extract(synthetic.images()), extract(members.images()))
+    nearest = distances.argmin(axis=1)
+    rows = [np.argsort(distances.min(axis=1))[:PAIRS]]
+    made, own = synthetic.images()[rows[0], 0], members.images()[nearest[rows[0]], 0]
+    gap = np.ones((made.shape[1], GAP), np.float32)
+    strips = [np.concatenate([np.concatenate([image, gap], axis=1) for image in side], axis=1) for side in (made, own)]
+    levels = np.rint((np.clip(np.concatenate(strips), -1, 1) + 1) * 127.5).astype(np.uint8)
+    picture = Image.fromarray(levels, "L")
+    picture.resize((picture.width * SCALE, picture.height * SCALE), Image.Resampling.NEAREST).save(path)
+
+
+def _nearer(made: FloatArray, own: FloatArray, others: FloatArray) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = pairwise_distances(made, own).min(axis=1) < pairwise_distances(made, others).min(axis=1)
+    return found
+
+
+def _pixels(images: FloatArray) -> FloatArray:
+    return images.reshape(len(images), -1)
+
+
+def _some(cases: CaseSet, count: int, draw: np.random.Generator) -> CaseSet:
+    return cases.with_cases([cases.cases[place] for place in draw.permutation(len(cases))[:count]])

@@ -1,0 +1,30 @@
+"""Canaries that are images: patterns that no radiograph resembles, each a patient of its own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedmedgen.data.cases import Case
+
+SITE = "canaries"
+BLOCKS = 7  # along a side
+
+
+def crafted(count: int, *, seed: int, num_classes: int, size: tuple[int, int]) -> list[Case]:
+    """Black and white blocks at random, with a random class; the same for the same seed."""
+    draw = np.random.default_rng(seed)
+    return [_one(number, draw, num_classes, size) for number in range(count)]
+
+
+def some_of(cases: Sequence[Case], included: Sequence[int]) -> list[Case]:
+    """Those whose coin came up."""
+    return [case for case, coin in zip(cases, included, strict=True) if coin]
+
+
+def _one(number: int, draw: np.random.Generator, num_classes: int, size: tuple[int, int]) -> Case:
+    height, width = size
+    blocks = draw.choice(np.array([-1, 1], np.float32), (BLOCKS, BLOCKS))
+    rows, columns = (np.arange(side) * BLOCKS // side for side in (height, width))
+    label = int(draw.integers(num_classes)) if num_classes else None
+    name = f"canary-{number:04d}"
+    return Case(image=blocks[np.ix_(rows, columns)][None], mask=None, label=label, patient=name, site=SITE, name=name)
