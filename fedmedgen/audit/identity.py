@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def fingerprint(run: Path, site: str) -> dict[str, str]:
-    """SHA-256 of the run's generator, settings and synthetic set, and of the site's ledger; empty for what is absent."""
+    """SHA-256 of the run's generator, settings and synthetic set, and of the site's ledger; empty where absent."""
     return {
         "generator": folder_hash(run / "generator"),
         "settings": file_hash(run / "settings.yaml"),

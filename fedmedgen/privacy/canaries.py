@@ -21,7 +21,7 @@ from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import add_clipped
 from fedmedgen.privacy.randomness import Stream
 
-OVERSIZE = 10.0  # times the clip norm, before the clip: a mechanism that doesn't clip shows
+OVERSIZE = 100.0  # times the clip norm, before the clip: a mechanism that doesn't clip shows
 
 
 class Directions:
