@@ -61,6 +61,8 @@ def likelihood(generator: MomentsGenerator, x: Tensor, labels: Tensor) -> Scores
     scores = np.zeros(len(x))
     for number in range(generator.num_classes):
         here = (labels % generator.num_classes) == number
+        if not here.any():
+            continue
         factor = sampler.factors[number].double()
         covariance = factor @ factor.T
         ridge = RIDGE * covariance.trace() / len(covariance)

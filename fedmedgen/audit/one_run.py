@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from fedmedgen.errors import SettingsError
 
-SHARES = (0.125, 0.25, 0.5, 1.0)  # of the canaries that are guessed: tried all, and paid for by the confidence
+SHARES = (0.125, 0.25, 0.5, 0.8)  # of the canaries are guessed: all are tried, and paid for by the confidence
 LARGEST = 50.0  # epsilon beyond which nobody asks
 
 

@@ -62,8 +62,10 @@ def _membership(part: Mapping[str, Any], gate: GateSettings) -> tuple[bool, str]
 def _copies(part: Mapping[str, Any], gate: GateSettings) -> tuple[bool, str]:
     if "skipped" in part:
         return True, f"copies: not measured ({part['skipped']})"
-    share, (low, _) = part["nearer_to_train"], part["interval"]
-    told = f"copies: {share:.0%} of the synthetic images are nearer to a training image than to any held out"
-    if low > 0.5 + gate.copies:
-        return False, f"{told}; chance is 50 %: the set repeats patients"
-    return True, f"{told}; chance is 50 %"
+    good, told = True, []
+    for name in ("features", "pixels"):
+        share, (low, high) = part[name]["nearer_to_train"], part[name]["chance"]
+        good &= share <= max(high, part[name]["holdout_baseline"] + gate.copies)
+        told.append(f"{share:.0%} in {name} (chance gives {low:.0%} to {high:.0%})")
+    words = f"copies: nearer to a training image than to any held out are {' and '.join(told)} of the synthetic images"
+    return good, words if good else f"{words}: the set repeats patients"

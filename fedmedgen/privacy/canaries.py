@@ -44,8 +44,12 @@ class Directions:
 
     def one(self, number: int, length: float) -> list[Tensor]:
         """One direction, of that length, in the shapes of the tensors, float64."""
+        return self.together(np.arange(len(self._places)) == number, length)
+
+    def together(self, included: NDArray[np.bool_], length: float) -> list[Tensor]:
+        """The sum of some directions, each of that length, in the shapes of the tensors, float64."""
         flat = np.zeros(self._size)
-        flat[self._places[number]] = length * self._signs[number]
+        flat[self._places[included]] = length * self._signs[included]
         parts = torch.split(torch.from_numpy(flat), [shape.numel() for shape in self._shapes])
         return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
@@ -84,12 +88,12 @@ class Planted:
         sums *= stage.sample_rate * stage.denominator_patients
         self.scores += sums * stage.sample_rate / (stage.noise_multiplier**2 * stage.clip_norm)
 
-    def join_openly(self, total: Sequence[Tensor], size: float) -> None:
-        """Without a mechanism: add each that takes part, of that size, and look for all in the very sum."""
+    def join_openly(self, total: Sequence[Tensor], share: float) -> None:
+        """Without a mechanism: add each that takes part, `share` of the sum long, and look for all in the very sum."""
         known = self._known([value.shape for value in total])
-        for number in np.flatnonzero(self.included):
-            for value, part in zip(total, known.one(int(number), size), strict=True):
-                value += part.to(value)
+        size = share * float(torch.stack([value.double().norm() for value in total]).norm())
+        for value, part in zip(total, known.together(self.included, size), strict=True):
+            value += part.to(value)
         self.scores += known.along(total)
 
     def _known(self, shapes: Sequence[torch.Size]) -> Directions:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.99)
 WARMUP_STEPS = 20
-OPEN_CANARY = 1e-3  # the length of a canary's gradient where nothing hides it: small, since it pulls at every step
+OPEN_CANARY = 0.01  # of the gradient's norm, where nothing hides a canary: small, since it pulls at every step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,8 @@ def fit_ordinary(  # noqa: PLR0913  (as below)
         mean = loss(model, to_device(draw_rows(generator), device)).mean()
         torch.autograd.backward(mean)
         if canaries is not None:
-            canaries.join_openly([weight.grad for weight in weights if weight.grad is not None], OPEN_CANARY)
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            canaries.join_openly(gradients, OPEN_CANARY)
         if proximal is not None:
             _pull(weights, *proximal)
         optimiser.step()

@@ -1,4 +1,4 @@
-"""Canaries: what they add to a run is theirs alone, and what is found of them tells their coins where noise is short."""
+"""Canaries: what they add to a run is theirs alone, and what is found of them tells their coins where noise lacks."""
 
 import json
 import math
