@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 FILE = "statistics.safetensors"  # what was asked and what came of it: public from then on
 LARGEST = 1_000_000  # numbers in the vector, where the dimension is chosen here
 MOST = 256  # coefficients, likewise
-MOST_EMBEDDED = 36  # whose kernel mean is released: on phantoms 16 to 36 do alike and 96 worse, on digits 16 are too few
+MOST_EMBEDDED = (
+    36  # whose kernel mean is released: on phantoms 16 to 36 do alike and 96 worse, on digits 16 are too few
+)
 RESIDUALS = 256
 SAMPLES = 4000  # that networks learn their features from
 

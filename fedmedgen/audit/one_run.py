@@ -26,9 +26,7 @@ class Bound:
     ceiling: float
 
 
-def bound(
-    scores: NDArray[np.float64], included: NDArray[np.bool_], *, confidence: float = 0.95, delta: float = 0.0
-) -> Bound:
+def bound(scores: NDArray[np.float64], included: NDArray[np.bool_], *, confidence: float, delta: float) -> Bound:
     """The best bound over a few fixed numbers of guesses, each at a share of the error, so that the choice costs.
 
     Of the highest scores half as many as there are guesses are called in, of the lowest as many out. `scores` may
@@ -54,7 +52,7 @@ def bound(
     return Bound(least, guesses, correct, ceiling(len(scores), confidence=confidence, delta=delta))
 
 
-def ceiling(count: int, *, confidence: float = 0.95, delta: float = 0.0) -> float:
+def ceiling(count: int, *, confidence: float, delta: float) -> float:
     """The most that `bound` can prove with so many canaries: every guess right."""
     error = (1 - confidence) / len(SHARES)
     halves = [max(1, round(share * count / 2)) for share in SHARES]

@@ -16,7 +16,7 @@ def test_all_guesses_right_gives_what_was_published(count: int, published: float
 
 
 def test_trying_several_numbers_of_guesses_costs_something() -> None:
-    assert 3 < ceiling(200) < lower_bound(200, 200, 200, error=0.05, delta=0)
+    assert 3 < ceiling(200, confidence=0.95, delta=0) < lower_bound(200, 200, 200, error=0.05, delta=0)
 
 
 def test_guesses_no_better_than_chance_prove_nothing() -> None:
@@ -42,12 +42,12 @@ def test_randomised_response_is_hardly_ever_called_worse_than_it_is(epsilon: flo
     for _ in range(400):
         coins = draw.random(200) < 0.5
         told = coins ^ (draw.random(200) < 1 / (1 + math.exp(epsilon)))
-        above += bound(told + 0.01 * draw.random(200), coins, confidence=0.95).epsilon > epsilon
+        above += bound(told + 0.01 * draw.random(200), coins, confidence=0.95, delta=0).epsilon > epsilon
     assert above <= 0.05 * 400
 
 
 def test_the_gaussian_mechanism_is_never_called_worse_than_it_is() -> None:
-    """Noise 3.73 is (1, 1e-5)-private; half of the noise is seen, given canaries enough."""
+    """Noise 3.73 is (1, 1e-5)-private; a twelfth of it is seen to be less."""
     draw = np.random.default_rng(1)
     found = {noise: [] for noise in (3.73, 0.3)}
     for noise, bounds in found.items():
@@ -61,24 +61,24 @@ def test_the_gaussian_mechanism_is_never_called_worse_than_it_is() -> None:
 
 def test_scores_that_follow_the_coins_reach_the_ceiling() -> None:
     coins = np.arange(200) % 2 == 0
-    found = bound(coins.astype(float), coins)
+    found = bound(coins.astype(float), coins, confidence=0.95, delta=0)
     assert (found.correct, found.guesses) == (160, 160)
     assert found.epsilon == pytest.approx(found.ceiling)
 
 
 def test_the_order_of_equal_scores_tells_nothing() -> None:
     coins = np.random.default_rng(2).random(400) < 0.5
-    assert bound(np.zeros(400), coins).epsilon < 0.5
+    assert bound(np.zeros(400), coins, confidence=0.95, delta=0).epsilon < 0.5
 
 
 @pytest.mark.parametrize("scores", [np.zeros(4), np.full(20, np.nan), np.zeros(19)])
 def test_what_can_not_be_audited_is_said(scores: np.ndarray) -> None:
     coins = np.ones(4 if len(scores) == 4 else 20, bool)
     with pytest.raises(SettingsError, match="canar"):
-        bound(scores, coins)
+        bound(scores, coins, confidence=0.95, delta=0)
 
 
-# count, guesses, right, error, delta, epsilon: `_epsilon_one_run` of jax-privacy 2.0.0 (pip install "fedmedgen[oracle]")
+# count, guesses, right, error, delta, and epsilon by jax-privacy 2.0.0 (pip install "fedmedgen[oracle]")
 ORACLE = [
     (200, 160, 150, 0.0125, 1e-05, 1.99430),
     (400, 200, 190, 0.00025, 1e-05, 1.63486),
