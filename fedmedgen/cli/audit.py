@@ -32,8 +32,10 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Attack, write, and say what came of it; 1 if the audit failed."""
     from fedmedgen.audit.site_audit import audit
+    from fedmedgen.reporting.report import write_report
 
     done = audit(arguments.run_folder, arguments.site, real=arguments.real)
+    write_report(arguments.run_folder)
     if arguments.out:
         arguments.out.write_bytes(done.told.read_bytes())
     if arguments.json:

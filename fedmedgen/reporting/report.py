@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fedmedgen import __version__
-from fedmedgen.reporting import sections, tables, words, worth
+from fedmedgen.reporting import audits, sections, tables, words, worth
 from fedmedgen.reporting.record import Record, read
 from fedmedgen.reporting.style import CSS
 from fedmedgen.reporting.template import TEMPLATE
@@ -51,6 +51,8 @@ def content(record: Record) -> dict[str, Any]:
         "classification": worth.classification(record),
         "segmentation": worth.segmentation(record),
         "fidelity": worth.fidelity(record),
+        "audits": audits.audits(record),
+        "release": audits.release(record),
         "training": sections.training(record),
         "replies": tables.rejected_replies(record.rounds),
         "files": sections.files(record),

@@ -95,6 +95,21 @@ WORTH = """
 </section>
 """
 
+LEAKS = """
+<section id="leaks"><h2>What the generator gives away</h2>
+{% if audits.skipped %}<p>{{ audits.skipped }}</p>{% else %}
+{{ words(["canaries", "membership", "copies"]) }}
+{{ table(audits.head, audits.rows, texts=2) }}
+{% for site in audits.sites %}<details><summary>{{ site.name }}, in words</summary>
+<ul class="words">{% for sentence in site.words %}<li>{{ sentence }}</li>{% endfor %}</ul></details>{% endfor %}
+{% endif %}
+<h3>May the set leave?</h3>
+<p>{{ release.words }}</p>
+{% if release.reasons %}<ul class="words">{% for reason in release.reasons %}<li>{{ reason }}</li>{% endfor %}</ul>
+{% endif %}
+</section>
+"""
+
 COURSE = """
 <section id="course"><h2>How the run went</h2>
 <div class="pair">{% for plot, caption in training.plots %}{{ figure(plot, caption) }}{% endfor %}</div>
@@ -125,4 +140,4 @@ This page loads nothing from anywhere.</footer>
 </main></body></html>
 """
 
-TEMPLATE = HEAD.replace("<!doctype", MACROS.strip() + "<!doctype") + SAMPLES + CLAIM + WORTH + COURSE + COST
+TEMPLATE = HEAD.replace("<!doctype", MACROS.strip() + "<!doctype") + SAMPLES + CLAIM + WORTH + LEAKS + COURSE + COST

@@ -33,6 +33,13 @@ MEANINGS = {
     "patients score against each other with as many images: nothing can be expected to do better.",
     "coverage": "Precision is the share of synthetic images that look like some real one; recall is the share of real "
     "images that look like some synthetic one; coverage is the share of real images that have a synthetic one nearby.",
+    "canaries": "Canaries are made-up patients planted in the run, each in or out by a coin's toss. The more coins "
+    "anybody guesses from what was released, the larger epsilon must be. A proved epsilon above the claimed one means "
+    "that the protection doesn't work; one below it is no proof that it does.",
+    "membership": "A membership attack tries to tell patients who took part from others of the same site, by the "
+    "generator alone. AUC 0.5 is guessing, 1 is certainty. That these attacks fail doesn't mean that others would.",
+    "copies": "If the set repeated patients, its images would lie nearer to training images than to those of patients "
+    "held out; by chance about half do.",
     "loss": "The loss is the error of the network on the site's own images while it learns.",
 }
 
