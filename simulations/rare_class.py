@@ -10,14 +10,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.partition import held
 from fedmedgen.errors import RunError
 from fedmedgen.evaluation import classification
+from fedmedgen.evaluation.mixing import evenly
 from fedmedgen.reporting.record import read
 from fedmedgen.settings import Settings
 from server.run_store import finite, write_text
@@ -65,19 +65,6 @@ def training_sets(settings: Settings, parts: Mapping[str, CaseSet], synthetic: C
         "one_site_and_synthetic": evenly(own, synthetic),
         "real_uncut": _together(held(whole, settings.seed).parts, synthetic),
     }
-
-
-def evenly(real: CaseSet, synthetic: CaseSet) -> CaseSet:
-    """Both, as many cases of either in each class: the fewer are repeated.
-
-    Else nearly all cases of a rare class are synthetic, nearly all others real, and a classifier tells those apart.
-    """
-    together: list[Case] = []
-    for label in range(len(real.classes)):
-        sides = [[case for case in cases if case.label == label] for cases in (real, synthetic)]
-        most = max(map(len, sides))
-        together += [case for side in sides if side for case in islice(cycle(side), most)]
-    return real.with_cases(together)
 
 
 def _together(parts: Mapping[str, CaseSet], like: CaseSet) -> CaseSet:

@@ -193,9 +193,9 @@ class Site:
             return run(asked, request.arrays, cases, stream=self._stream(request))
 
         with_canaries = answer if planting is None else partial(planting.run, answer)
-        cases = self._taking_part(settings)
+        cases = self.load(settings)
         try:
-            result = with_canaries(asked, cases)
+            result = with_canaries(asked, self._taking_part(cases, settings))
         except Exception:
             if self.policy.simulation or mechanism is None:
                 raise
@@ -214,10 +214,9 @@ class Site:
     def _declared(self, stage: str) -> int:
         return self.policy.labelled_declared if stage == plan.SEGMENTER else self.policy.patients_declared
 
-    def _taking_part(self, settings: Settings) -> CaseSet:
+    def _taking_part(self, cases: CaseSet, settings: Settings) -> CaseSet:
         """The site's cases less the patients that it holds out for audits."""
         share = self.policy.audit_holdout
-        cases = self.load(settings)
         if not share:
             return cases
         seeded = self.policy.simulation

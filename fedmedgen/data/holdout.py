@@ -27,5 +27,5 @@ def simulated_key(seed: int) -> bytes:
 
 def _place(unit: str, key: bytes) -> float:
     """A number in [0, 1) that nobody without the key can tell from a random one."""
-    digest = hmac.new(key, unit.encode(), hashlib.sha256).digest()
+    digest = hmac.new(key, unit.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()  # any file name will do
     return int.from_bytes(digest[:7], "big") / 2**56

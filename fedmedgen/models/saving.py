@@ -174,7 +174,9 @@ def _load(folder: Path, *kinds: str) -> tuple[ModelMixin, dict[str, Any]]:
     try:
         index = json.loads((folder / "model_index.json").read_text())
         part = _part(index)
-        network = NETWORKS[index[part][1]].from_pretrained(folder / part, use_safetensors=True, local_files_only=True)
+        network = NETWORKS[index[part][1]].from_pretrained(
+            folder / part, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
         network.register_to_config(_name_or_path="")
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise RunError(

@@ -44,6 +44,11 @@ def test_who_is_held_out_depends_on_no_other_patient(named: bool, chosen: set[in
     assert held == {name for name in everyone if name.rsplit("-", 1)[0] in some}
 
 
+def test_an_id_may_hold_bytes_that_are_no_text() -> None:
+    kept, held = split(cases([*NAMES, "M\udcfcller"]), 0.5, b"key")
+    assert len(kept) + len(held) == 602
+
+
 def test_another_key_holds_out_others() -> None:
     assert {case.patient for case in split(cases(NAMES), 0.5, b"key")[1]} != {
         case.patient for case in split(cases(NAMES), 0.5, b"another")[1]

@@ -91,6 +91,14 @@ def test_canaries_are_there_when_all_patients_data_fail(
     assert seen[0][0] > 0 or seen[0][1]
 
 
+def test_a_split_that_fails_gives_noise_and_no_fault(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(cases: CaseSet, share: float, key: bytes) -> Any:
+        raise RuntimeError("a patient whose id can't be read")
+
+    monkeypatch.setattr(holdout, "split", failing)
+    assert server.at(audit_holdout=0.5).ask().config[records.STATUS] == records.DONE
+
+
 def test_patients_held_out_never_reach_a_round(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     audited = server.at(audit_holdout=0.5)
     seen: list[str] = []
