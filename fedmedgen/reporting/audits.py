@@ -11,8 +11,17 @@ from fedmedgen.reporting.record import Record
 
 log = logging.getLogger(__name__)
 
-HEAD = ["Site", "Verdict", "Epsilon proved", "Claimed", "At most provable", "Best attack", "AUC", "Nearer to training"]
-NONE = "No audit of this run: `fedmedgen audit RUN --site NAME` makes one, at each site."
+HEAD = [
+    "Site",
+    "Verdict",
+    "Epsilon proved",
+    "Claimed",
+    "At most provable",
+    "Best attack",
+    "AUC",
+    "Nearer to training: features, pixels",
+]
+NONE = "No audit of this run. Each site makes its own by: fedmedgen audit RUN --site NAME"
 
 
 def audits(record: Record) -> dict[str, Any]:
@@ -33,7 +42,7 @@ def release(record: Record) -> dict[str, Any]:
     known = _read(record.folder / "release.json")
     if known is None:
         return {
-            "words": "Nobody has asked for a release of this set: `fedmedgen release RUN --out DIR`.",
+            "words": "Nobody has asked for a release of this set. The command is: fedmedgen release RUN --out DIR",
             "reasons": [],
         }
     if known.get("granted"):
@@ -49,7 +58,8 @@ def _row(one: Mapping[str, Any], run: Path) -> list[str]:
         name: row for name, row in one.get("membership", {}).items() if isinstance(row, Mapping) and "auc" in row
     }
     best = max(attacks, key=lambda name: float(attacks[name]["auc"]), default="")
-    share = one.get("copies", {}).get("nearer_to_train")
+    copies = one.get("copies", {})
+    shares = [copies[kind]["nearer_to_train"] for kind in ("features", "pixels") if kind in copies]
     current = one.get("hashes") == fingerprint(run, str(one.get("site", "")))
     passed = "passed" if one.get("verdict", {}).get("passed") else "failed"
     return [
@@ -60,7 +70,7 @@ def _row(one: Mapping[str, Any], run: Path) -> list[str]:
         _number(canaries.get("ceiling")),
         best or "kept at the site" if one.get("membership") else "not measured",
         _number(attacks[best]["auc"]) if best else "",
-        "" if share is None else f"{share:.0%}",
+        ", ".join(f"{share:.0%}" for share in shares),
     ]
 
 

@@ -100,7 +100,7 @@ LEAKS = """
 {% if audits.skipped %}<p>{{ audits.skipped }}</p>{% else %}
 {{ words(["canaries", "membership", "copies"]) }}
 {{ table(audits.head, audits.rows, texts=2) }}
-{% for site in audits.sites %}<details><summary>{{ site.name }}, in words</summary>
+{% for site in audits.sites %}<details open><summary>{{ site.name }}, in words</summary>
 <ul class="words">{% for sentence in site.words %}<li>{{ sentence }}</li>{% endfor %}</ul></details>{% endfor %}
 {% endif %}
 <h3>May the set leave?</h3>

@@ -17,7 +17,7 @@ def audited(run: Path, **changes: Any) -> str:
         "claim": {"epsilon": 1.0},
         "membership": {"loss": {"auc": 0.51}, "SimA": {"auc": 0.53}},
         "canaries": {"epsilon_lower_bound": 0.25, "ceiling": 3.5},
-        "copies": {"nearer_to_train": 0.48},
+        "copies": {"features": {"nearer_to_train": 0.48}, "pixels": {"nearer_to_train": 0.52}},
         "verdict": {"passed": True, "words": ["canaries: nothing against the claim"]},
         "hashes": fingerprint(run, "site-1"),
     }
@@ -34,7 +34,7 @@ def test_a_run_without_an_audit_says_how_to_make_one(make_run: MakeRun) -> None:
 
 def test_an_audit_is_a_row_and_a_sentence(make_run: MakeRun) -> None:
     page = audited(make_run())
-    for words in ("passed", "0.25", "3.50", "SimA", "0.53", "48%", "canaries: nothing against the claim"):
+    for words in ("passed", "0.25", "3.50", "SimA", "0.53", "48%, 52%", "canaries: nothing against the claim"):
         assert words in page
 
 
