@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 BETAS = (0.9, 0.99)
 WARMUP_STEPS = 20
-OPEN_CANARY = 0.01  # of the gradient's norm, where nothing hides a canary: small, since it pulls at every step
+OPEN_CANARY = 0.1  # of the gradient's norm, where nothing hides a canary, in the first step alone: it would pull
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def fit_ordinary(  # noqa: PLR0913  (as below)
         optimiser.zero_grad()
         mean = loss(model, to_device(draw_rows(generator), device)).mean()
         torch.autograd.backward(mean)
-        if canaries is not None:
+        if canaries is not None and step == 0:
             gradients = [weight.grad for weight in weights if weight.grad is not None]
             canaries.join_openly(gradients, OPEN_CANARY)
         if proximal is not None:
