@@ -10,6 +10,7 @@ from sklearn.metrics import pairwise_distances
 from fedmedgen.data.cases import CaseSet, FloatArray
 from fedmedgen.models.features import extract
 
+MOST = 1000  # synthetic images that are looked at
 PAIRS = 12  # that are drawn
 SHUFFLES = 10_000
 TAIL = 0.001  # of the shuffles on either side: a gate asks often, and a set that repeats nobody should pass
@@ -30,6 +31,7 @@ def copies(synthetic: CaseSet, members: CaseSet, holdout: CaseSet, *, seed: int)
         return {"skipped": f"needs 4 members, 4 held out and a synthetic set; got {len(members)}, {len(holdout)}"}
     draw = np.random.default_rng(seed)
     some, others = (_some(cases, n, draw) for cases in (members, holdout))
+    synthetic = _some(synthetic, MOST, draw)
     found: dict[str, Any] = {}
     for name, features in (("features", extract), ("pixels", _pixels)):
         made, own, kept = (features(cases.images()) for cases in (synthetic, some, others))
@@ -47,7 +49,8 @@ def draw_nearest(synthetic: CaseSet, members: CaseSet, path: Path) -> None:
     """A picture of the synthetic images nearest to a training image, each above it: for the site's eyes alone."""
     if not (len(synthetic) and len(members)):
         return
-    distances = pairwise_distances(extract(synthetic.images()), extract(members.images()))
+    synthetic = _some(synthetic, MOST, np.random.default_rng(0))
+    distances = pairwise_distances(_pixels(synthetic.images()), _pixels(members.images()))
     nearest = distances.argmin(axis=1)
     rows = [np.argsort(distances.min(axis=1))[:PAIRS]]
     made, own = synthetic.images()[rows[0], 0], members.images()[nearest[rows[0]], 0]
