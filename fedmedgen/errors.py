@@ -12,7 +12,8 @@ FedmedgenError
 ├── ReplyError           a site's reply is unusable; the round goes on with the rest
 ├── FederationError      too few sites are left to go on
 │   └── SpentError       because the budget that they planned for the stage is spent
-└── RunError             a run folder is missing, unfinished or of other settings
+├── RunError             a run folder is missing, unfinished or of other settings
+└── ReleaseError         a release can't be written, signed or read: nothing was released
 """
 
 
@@ -66,3 +67,7 @@ class SpentError(FederationError):
 
 class RunError(FedmedgenError):
     """A run folder is missing, unfinished or of other settings."""
+
+
+class ReleaseError(FedmedgenError):
+    """A release can't be written, signed or read; nothing was released."""
