@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check campaign-ledger campaign-planted campaign-audit digits rare-class format clean
+.PHONY: help install demo test check campaign-ledger campaign-planted campaign-audit digits rare-class screenshot format clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{sub(/%/, "NAME", $$1); printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ digits: install ## Fetch ten thousand digits and run their grid beside published
 
 rare-class: install ## Does synthetic data help with a rare class: docs/results/rare-class.md
 	$(BIN)/python -m simulations.rare_class --out docs/results
+
+screenshot: install ## See runs/demo/report.html as a browser shows it (needs Chromium): runs/demo/report.png
+	$(BIN)/python -m simulations.screenshot runs/demo/report.html --out runs/demo/report.png
 
 format: install ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
