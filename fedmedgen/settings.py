@@ -16,6 +16,8 @@ from fedmedgen.gate_settings import AuditSettings, GateSettings
 from fedmedgen.release_settings import CurriculumSettings, PriorSettings, StatisticsSettings, check_release
 from fedmedgen.schema import from_mapping, plain, positive, require
 
+EVALUATION_ROWS = ("tstr", "trtr", "real_and_synthetic", "cheap", "prior", "best_site")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
@@ -143,13 +145,13 @@ class EvaluationSettings:
     segmenter_steps: int = 200
     max_cases: int = 2000  # a classifier or segmenter is trained on
     fidelity_cases: int = 1000  # of either side
-    rows: tuple[str, ...] = ()  # of tstr, trtr, cheap, prior and best_site; empty: all
+    rows: tuple[str, ...] = ()  # of EVALUATION_ROWS; empty: all
     prior_labels: tuple[str, ...] = ()  # phantom class that stands for each class; empty: same names
 
     def __post_init__(self) -> None:
         positive("evaluation", self, "seeds", "classifier_steps", "segmenter_steps", "max_cases", "fidelity_cases")
-        odd = sorted(set(self.rows) - {"tstr", "trtr", "cheap", "prior", "best_site"})
-        require(not odd, "evaluation.rows", odd, "of tstr, trtr, cheap, prior and best_site")
+        odd = sorted(set(self.rows) - set(EVALUATION_ROWS))
+        require(not odd, "evaluation.rows", odd, f"of {', '.join(EVALUATION_ROWS[:-1])} and {EVALUATION_ROWS[-1]}")
 
 
 @dataclass(frozen=True, kw_only=True)

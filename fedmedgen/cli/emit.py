@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = """examples:
   fedmedgen emit runs/demo-0 --count 1000 --out synthetic
-  fedmedgen emit runs/demo-0 --label nodule=500 --out nodules --format npz --seed 7"""
+  fedmedgen emit runs/demo-0 --label nodule=500 --out nodules --format npz --seed 7
+  fedmedgen emit runs/lungs-0 --count 200 --out pacs --format dicom --body-part CHEST"""
+BODY_PARTS = {"chest": "CHEST", "panoramic": "JAW"}
 
 
 def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
@@ -32,7 +35,18 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--label", metavar="NAME=COUNT", type=_label, action="append", default=[], help="so many of this class"
     )
-    parser.add_argument("--format", choices=("png", "npz", "dicom"), default="png", help="default: %(default)s")
+    parser.add_argument(
+        "--format",
+        choices=("png", "npz", "dicom"),
+        default="png",
+        help="dicom: Secondary Capture images marked synthetic, masks also as SEG objects (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--body-part",
+        metavar="CODE",
+        type=_body_part,
+        help="DICOM's BodyPartExamined, as CHEST (default: the phantoms' own; of other data unknown)",
+    )
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, another set (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -89,6 +103,13 @@ def _label(word: str) -> tuple[str, int]:
     return name, int(count)
 
 
+def _body_part(word: str) -> str:
+    """A code string of DICOM: at most 16 capitals, digits, spaces and underscores."""
+    if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", word):
+        raise argparse.ArgumentTypeError(f"expected at most 16 of A-Z, 0-9, _ and space, as CHEST; got {word!r}")
+    return word
+
+
 def _settings(folder: Path) -> "Settings":
     import yaml
 
@@ -129,7 +150,10 @@ def _emit(
 
 def _datasheet(arguments: argparse.Namespace, settings: "Settings") -> dict[str, object]:
     """Where the set comes from and what was promised to the patients behind it."""
+    from fedmedgen.audit.identity import folder_hash
+
     path = arguments.run_folder / "result.json"
+    own = "" if settings.data.root else BODY_PARTS[settings.data.phantoms.anatomy]
     result = json.loads(path.read_text()) if path.is_file() else {}
     return {
         "synthetic": True,
@@ -140,4 +164,6 @@ def _datasheet(arguments: argparse.Namespace, settings: "Settings") -> dict[str,
         "guidance": settings.generator.guidance,
         "privacy": result.get("privacy", {"mode": settings.privacy.mode}),
         "commit": result.get("commit"),
+        "generator": folder_hash(arguments.run_folder / "generator"),
+        "body_part": arguments.body_part or own,
     }

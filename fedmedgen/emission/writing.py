@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fedmedgen.data.cases import Case, CaseSet, FloatArray, MaskArray
-from fedmedgen.emission.secondary_capture import write_dicom
+from fedmedgen.emission.secondary_capture import Origin, save, secondary_capture
 from fedmedgen.errors import SettingsError
 
 Format = Literal["png", "npz", "dicom"]
@@ -20,7 +20,8 @@ def write_set(cases: CaseSet, folder: Path, *, format: Format = "png", datasheet
     """Write the cases to `folder`, with datasheet.json.
 
     png: images/*.png, masks/*.png (value x 255 / (M - 1), so 0 and 255 for two classes) and labels.csv.
-    dicom: the same with images/*.dcm. npz: set.npz with train_images, train_labels, classes and, with plain values,
+    dicom: the same with images/*.dcm, and each mask also as segmentations/*.dcm; the datasheet's study, seed, generator
+    and body_part stand in the files. npz: set.npz with train_images, train_labels, classes and, with plain values,
     train_masks.
 
     **Raises** `SettingsError` for a case without a label in an npz, which has no way to say so.
@@ -29,9 +30,7 @@ def write_set(cases: CaseSet, folder: Path, *, format: Format = "png", datasheet
     if format == "npz":
         _write_npz(cases, folder / "set.npz")
     else:
-        _write_folder(
-            cases, folder, _write_png if format == "png" else write_dicom, "dcm" if format == "dicom" else "png"
-        )
+        _write_folder(cases, folder, Origin.of(datasheet) if format == "dicom" else None)
     sheet = {"cases": len(cases), "classes": cases.classes, "mask_classes": cases.mask_classes, **datasheet}
     (folder / "datasheet.json").write_text(json.dumps(sheet, indent=2, default=str) + "\n")
 
@@ -42,18 +41,35 @@ def grey(image: FloatArray) -> MaskArray:
     return levels
 
 
-def _write_folder(cases: CaseSet, folder: Path, write: Callable[[MaskArray, Path], None], suffix: str) -> None:
+def _write_folder(cases: CaseSet, folder: Path, origin: Origin | None) -> None:
+    """Pictures as DICOM that tell their origin, or, without one, as png; masks; the table of labels."""
     (folder / "images").mkdir(exist_ok=True)
     with (folder / "labels.csv").open("w", newline="") as file:
         table = csv.writer(file)
         labels = ["label", "label_name"] if any(case.label is not None for case in cases) else []
         table.writerow(["filename", *labels, "split"])
         for case in cases:
-            name = Path(case.name).with_suffix(f".{suffix}").name
-            write(grey(case.image), folder / "images" / name)
+            name = Path(case.name).with_suffix(".png" if origin is None else ".dcm").name
+            if origin is None:
+                _write_png(grey(case.image), folder / "images" / name)
+            else:
+                _write_dicom(case, cases, folder, origin)
             _write_mask(case, cases, folder)
             label = [case.label, "" if case.label is None else cases.classes[case.label]] if labels else []
             table.writerow([name, *label, "train"])
+
+
+def _write_dicom(case: Case, cases: CaseSet, folder: Path, origin: Origin) -> None:
+    """images/NAME.dcm and, of a case with a mask, segmentations/NAME.dcm."""
+    from fedmedgen.emission.segmentation_object import segmentation_object
+
+    path = folder / "images" / Path(case.name).with_suffix(".dcm").name
+    class_name = "" if case.label is None else cases.classes[case.label]
+    picture = secondary_capture(grey(case.image), path.stem, label=case.label, class_name=class_name, origin=origin)
+    save(picture, path)
+    if case.mask is not None and len(cases.mask_classes) > 1:
+        (folder / "segmentations").mkdir(exist_ok=True)
+        save(segmentation_object(case.mask, picture, cases.mask_classes, origin), folder / "segmentations" / path.name)
 
 
 def _write_mask(case: Case, cases: CaseSet, folder: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.evaluation import recipe
@@ -30,14 +31,17 @@ BATCH = 64
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 1e-3
 DROPOUT = 0.2
+CALIBRATION_BINS = 15
 LABEL_SMOOTHING = 0.05
+MEASURES = ("auc", "accuracy", "ece", "brier")
 Built = TypeVar("Built", bound=nn.Module)
 
 
 def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed: int) -> dict[str, Any]:
-    """AUC (macro one-vs-rest), accuracy and recall per class on `test` after training on `train`, over some seeds.
+    """AUC (macro one-vs-rest), accuracy, ECE, Brier and recall per class on `test` after training on `train`.
 
-    `skipped` says why where either set can't carry a measurement.
+    Mean and sd over some seeds. Training draws the classes evenly, so where they are uneven in the test, part of the
+    calibration error is that. `skipped` says why where either set can't carry a measurement.
     """
     train = train.with_cases([case for case in train if case.label is not None])
     test = test.with_cases([case for case in test if case.label is not None])
@@ -50,7 +54,7 @@ def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed:
         build = partial(_network, len(train.classes), max(x.shape[2:]))
         network = fit(x, y, build=build, steps=steps, seed=seed_of(base_seed, "classifier", number))
         scores.append(score(predict(network, seen), truth, len(train.classes)))
-    result: dict[str, Any] = {name: recipe.mean_sd([one[name] for one in scores]) for name in ("auc", "accuracy")}
+    result: dict[str, Any] = {name: recipe.mean_sd([one[name] for one in scores]) for name in MEASURES}
     recalls = {name: recipe.mean_sd([one["recall"][k] for one in scores]) for k, name in enumerate(train.classes)}
     commonest = float(np.bincount(truth).max() / len(truth))
     return result | {
@@ -89,7 +93,7 @@ def predict(network: nn.Module, x: Tensor) -> NDArray[np.float64]:
 
 
 def score(chances: NDArray[np.float64], truth: NDArray[np.int64], num_classes: int) -> dict[str, Any]:
-    """AUC, accuracy and recall of probabilities ``[B, classes]``; nan for a class that `truth` lacks."""
+    """AUC, accuracy, calibration and recall of probabilities ``[B, classes]``; nan for a class that `truth` lacks."""
     guess = chances.argmax(1)
     areas, recalls = [], []
     for label in range(num_classes):
@@ -97,7 +101,25 @@ def score(chances: NDArray[np.float64], truth: NDArray[np.int64], num_classes: i
         recalls.append(float((guess[here] == label).mean()) if here.any() else float("nan"))
         if here.any() and not here.all():
             areas.append(float(roc_auc_score(here, chances[:, label])))
-    return {"auc": float(np.mean(areas)), "accuracy": float((guess == truth).mean()), "recall": recalls}
+    return {
+        "auc": float(np.mean(areas)),
+        "accuracy": float((guess == truth).mean()),
+        "recall": recalls,
+        "ece": calibration_error(chances, truth),
+        "brier": brier(chances, truth),
+    }
+
+
+def calibration_error(chances: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+    """Expected calibration error of the likeliest class, in 15 bins of equal width: 0 where confidence is accuracy."""
+    given, labels = torch.from_numpy(chances), torch.from_numpy(truth)
+    classes = chances.shape[1]
+    return float(multiclass_calibration_error(given, labels, classes, n_bins=CALIBRATION_BINS, norm="l1"))
+
+
+def brier(chances: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+    """Half the squared distance from the truth, summed over classes: 0 is best, 1 worst, 1/4 a coin of two classes."""
+    return float(((chances - np.eye(chances.shape[1])[truth]) ** 2).sum(1).mean() / 2)
 
 
 def _network(num_classes: int, side: int) -> nn.Sequential:

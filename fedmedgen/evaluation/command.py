@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from fedmedgen.data import partition, phantoms, sources
+from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import DataError, RunError
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.evaluation.study import TASKS, evaluate
@@ -22,7 +23,7 @@ NO_RUN = "give --run to compare with what the run's prior and sites teach"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The words of the command line; None: as the run says, or the default."""
+    """The words of the command line; None: as the run says, or the default. `cheap`: of the run's statistics."""
 
     synthetic: Path
     real: Path
@@ -32,6 +33,7 @@ class Request:
     mask_classes: tuple[str, ...] | None = None
     seeds: int | None = None
     seed: int | None = None
+    cheap: CaseSet | None = None
 
 
 def measure(request: Request) -> dict[str, Any]:
@@ -52,12 +54,14 @@ def measure(request: Request) -> dict[str, Any]:
         classes = settings.evaluation.prior_labels or real.classes
         prior = phantoms.prior(len(synthetic), data=settings.data, classes=classes, seed=settings.seed)
     tasks = (request.task,) if request.task else TASKS
-    found = evaluate(synthetic, sites, test, prior, settings.evaluation, settings.seed, tasks=tasks)
+    found = evaluate(
+        synthetic, sites, test, prior, settings.evaluation, settings.seed, tasks=tasks, cheap=request.cheap
+    )
     return found if request.run is not None else _without_run(found)
 
 
 def _settings(request: Request) -> Settings:
-    settings = Settings() if request.run is None else _of_run(request.run)
+    settings = Settings() if request.run is None else of_run(request.run)
     chosen = settings.data if request.run is not None else DataSettings(size=_size(request.synthetic))
     data = replace(
         chosen,
@@ -70,7 +74,11 @@ def _settings(request: Request) -> Settings:
     return replace(settings, data=data, evaluation=evaluation, seed=seed)
 
 
-def _of_run(run: Path) -> Settings:
+def of_run(run: Path) -> Settings:
+    """The settings that a run folder holds.
+
+    **Raises** `RunError` if it has none.
+    """
     file = run / "settings.yaml"
     if not file.is_file():
         raise RunError(f"expected a run folder with settings.yaml; there is none in {run}")

@@ -32,7 +32,7 @@ WEIGHT_DECAY = 1e-4
 
 
 def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed: int) -> dict[str, Any]:
-    """Dice per mask class and HD95 in pixels on `test` after training on `train`, over some seeds.
+    """Dice per mask class, HD95 in pixels and the share missed on `test` after training on `train`, over some seeds.
 
     `skipped` says why where either set can't carry a measurement.
     """
@@ -48,6 +48,7 @@ def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed:
         "dice": {name: _over_seeds([one["dice"][name] for one in scores]) for name in names},
         "dice_mean": _over_seeds([one["dice_mean"] for one in scores]),
         "hd95": _over_seeds([one["hd95"] for one in scores]),
+        "hd95_missed": _over_seeds([one["hd95_missed"] for one in scores]),
         "n_train": len(train),
         "n_test": len(test),
         "seeds": seeds,
@@ -56,6 +57,8 @@ def utility(train: CaseSet, test: CaseSet, *, seeds: int, steps: int, base_seed:
 
 def score(predictions: Sequence[MaskArray], cases: CaseSet) -> dict[str, Any]:
     """Mean Dice for each mask class, their mean, and HD95 in pixels; None where no case has the class.
+
+    A mask of which nothing was found has no distance: such are left out of `hd95`, and `hd95_missed` is their share.
 
     **Shapes** each prediction is ``[H, W]``, as the case's mask
     """
@@ -74,6 +77,7 @@ def score(predictions: Sequence[MaskArray], cases: CaseSet) -> dict[str, Any]:
         "dice": per_class,
         "dice_mean": float(np.mean(found)) if found else None,
         "hd95": _nanmean(far[np.isfinite(far)]),
+        "hd95_missed": _missed(guesses[some], truths[some]),
         "n_test": len(pairs),
     }
 
@@ -132,6 +136,11 @@ def _masks(cases: CaseSet) -> Tensor:
 
 def _layers(masks: MaskArray, classes: int) -> Tensor:
     return one_hot(torch.from_numpy(masks).long(), classes).movedim(-1, 1).float()
+
+
+def _missed(guesses: Tensor, truths: Tensor) -> float | None:
+    there, found = (layers[:, 1:].flatten(2).any(2) for layers in (truths, guesses))
+    return float((there & ~found).sum() / there.sum()) if there.any() else None
 
 
 def _nanmean(values: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""The whole evaluation of a study: the synthetic set beside real data, the prior alone and each site alone."""
+"""The whole evaluation of a study: the synthetic set beside real data and with it, the prior and each site alone."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any, TypedDict, Unpack
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.evaluation import classification, segmentation
 from fedmedgen.evaluation.fidelity import fidelity
+from fedmedgen.evaluation.mixing import MIXED, mixed, rare
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.settings import EvaluationSettings
 
@@ -37,7 +38,7 @@ def evaluate(
     seed: int,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
-    """Fidelity, and for classification and segmentation: tstr, trtr, cheap, prior, best_site, per_site.
+    """Fidelity, and by task: tstr, trtr, cheap, prior, real_and_synthetic, best_site, per_site; `rare` of the classes.
 
     What can't be measured is ``{"skipped": why}``. The best site is found by one seed on the test cases, which
     flatters it, never the synthetic set.
@@ -56,8 +57,19 @@ def evaluate(
     found: dict[str, Any] = {"fidelity": near}
     for task in options.get("tasks", TASKS):
         yardstick = _yardstick(task, test, settings, seed, say)
-        found[task] = _task(sets, sites, yardstick, RANKED_BY[task], settings.seeds)
+        own = sets | _both(train, synthetic, task, settings)
+        found[task] = rows = _task(own, sites, yardstick, RANKED_BY[task], settings.seeds)
+        if task == "classification" and {"trtr", MIXED} <= set(rows):
+            rows["rare"] = rare(train, test, rows)
     return found
+
+
+def _both(real: CaseSet, synthetic: CaseSet, task: str, settings: EvaluationSettings) -> dict[str, CaseSet | str]:
+    """Real and synthetic cases together; each is cut first, so that neither loses cases by the other."""
+    if settings.rows and MIXED not in settings.rows:
+        return {}
+    own, made = (_at_most(cases, settings.max_cases) for cases in (real, synthetic))
+    return {MIXED: mixed(own, made, task)}
 
 
 def _yardstick(
@@ -65,7 +77,7 @@ def _yardstick(
 ) -> Yardstick:
     def measure(cases: CaseSet, name: str, seeds: int) -> dict[str, Any]:
         say(f"{task}, trained on {name}")
-        cut = _at_most(cases, settings.max_cases)
+        cut = _at_most(cases, settings.max_cases * (2 if name == MIXED else 1))
         if task == "classification":
             steps = settings.classifier_steps
             return classification.utility(cut, test, seeds=seeds, steps=steps, base_seed=seed)

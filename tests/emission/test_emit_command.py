@@ -4,14 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
+import pydicom
 import pytest
 import yaml
 
+from fedmedgen.audit.identity import folder_hash
 from fedmedgen.cli import emit
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.models.denoiser import build_denoiser
 from fedmedgen.models.saving import save_generator
-from fedmedgen.settings import GeneratorSettings, Settings
+from fedmedgen.settings import DataSettings, GeneratorSettings, Settings
 
 TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, False), norm_groups=4, sampler_steps=2)
 
@@ -88,3 +90,26 @@ def test_a_label_that_is_not_name_and_count_is_wrong_usage(word: str, capsys: py
         command("run", "--out", "set", "--label", word)
     assert stopped.value.code == 2
     assert "expected NAME=COUNT" in capsys.readouterr().err
+
+
+def test_a_dicom_set_names_the_generator_and_the_body_part_of_phantoms(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    words = ["--label", "nodule=1", "--seed", "5", "--format", "dicom", "--out", str(out)]
+    assert call(str(run_folder), *words) == 0
+    (picture,) = (pydicom.dcmread(path) for path in (out / "images").iterdir())
+    assert (picture.BodyPartExamined, picture.SeriesDescription) == ("CHEST", "Synthetic: nodule")
+    assert "seed 5" in picture.ImageComments
+    assert folder_hash(run_folder / "generator") in picture.ImageComments
+    (mask,) = (pydicom.dcmread(path) for path in (out / "segmentations").iterdir())
+    assert mask.SegmentSequence[0].SegmentLabel == "lung"
+
+
+def test_the_body_part_is_told_or_left_out_where_it_is_not_known(run_folder: Path) -> None:
+    settings = Settings(data=DataSettings(root="somewhere"))
+    assert emit._datasheet(command(str(run_folder), "--out", "x"), settings)["body_part"] == ""
+    told = command(str(run_folder), "--out", "x", "--body-part", "HAND")
+    assert emit._datasheet(told, settings)["body_part"] == "HAND"
+    with pytest.raises(SystemExit):
+        command(str(run_folder), "--out", "x", "--body-part", "chest, left")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss
 
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.evaluation import classification
@@ -40,6 +41,27 @@ def test_scores_agree_with_numbers_worked_out_by_hand() -> None:
     assert found["auc"] == 1.0
     assert found["accuracy"] == 0.75
     assert found["recall"] == [1.0, 0.5, 1.0]
+    # confidences .8 (right), .6 (right), .5 (wrong), .6 (right); .6 and .6 share a bin
+    assert found["ece"] == pytest.approx((0.2 + 2 * 0.4 + 0.5) / 4)
+    # squares: .04+.01+.01, .09+.16+.01, .25+.36+.01, .04+.04+.16
+    assert found["brier"] == pytest.approx((0.06 + 0.26 + 0.62 + 0.24) / 4 / 2)
+
+
+def test_the_brier_score_agrees_with_scikit_learns() -> None:
+    draw = np.random.default_rng(0)
+    for classes in (2, 4):
+        chances, truth = draw.dirichlet(np.ones(classes), 60), draw.integers(0, classes, 60)
+        theirs = brier_score_loss(truth, chances, scale_by_half=True, labels=list(range(classes)))
+        assert classification.brier(chances, truth) == pytest.approx(theirs)
+
+
+def test_chances_that_come_true_as_often_as_they_say_are_calibrated_and_bold_ones_are_not() -> None:
+    draw = np.random.default_rng(1)
+    chance = draw.uniform(0, 1, 20000)
+    truth = (draw.uniform(0, 1, 20000) < chance).astype(np.int64)
+    assert classification.calibration_error(np.stack([1 - chance, chance], 1), truth) < 0.02
+    bold = (chance > 0.5).astype(float) * 0.98 + 0.01
+    assert classification.calibration_error(np.stack([1 - bold, bold], 1), truth) > 0.2
 
 
 def test_a_class_without_test_cases_has_no_recall_and_takes_no_part_in_the_auc() -> None:

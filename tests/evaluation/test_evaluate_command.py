@@ -5,15 +5,20 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from fedmedgen.cli import evaluate
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import DataError, RunError
+from fedmedgen.models import basis as bases
+from fedmedgen.models import moments
+from fedmedgen.models.saving import save_generator
 from fedmedgen.settings import Settings
 
 Make = Callable[..., CaseSet]
@@ -83,6 +88,41 @@ def test_with_a_run_the_prior_and_the_best_site_are_measured(
     assert found["best_site"]["site"] in ("a", "b")
     assert set(found["prior"]["auc"]) == set(found["tstr"]["accuracy"]) == {"mean", "sd"}
     assert set(found["tstr"]["recall"]) == {"left", "right"}
+
+
+def test_with_a_run_that_released_statistics_samples_of_them_are_a_row(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings.from_mapping(
+        {
+            "data": {"size": [16, 16], "min_patients": 2, "classes": ["left", "right"]},
+            "emission": {"count": 12},
+            "evaluation": {"seeds": 1, "classifier_steps": 3, "rows": ["trtr", "cheap", "real_and_synthetic"]},
+        }
+    )
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings.to_mapping()))
+    basis = bases.pca(0.1 * torch.randn(20, 1, 16, 16, generator=torch.Generator().manual_seed(0)), 3)
+    law = SimpleNamespace(means=torch.zeros(2, 3), covariances=torch.eye(3).expand(2, 3, 3))
+    cheap = moments.from_moments(
+        basis, law, residuals=None, exposures=torch.tensor([[0.0, 1.0]]), classes=("left", "right"), mask_classes=()
+    )
+    save_generator(cheap, tmp_path / "cheap", card={})
+    made, real = folders
+    assert ask(made, "--real", real, "--run", str(tmp_path), "--task", "classification", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["classification"]
+    assert set(found) == {"trtr", "cheap", "real_and_synthetic", "rare", "best_site", "per_site"}
+    assert found["cheap"]["n_train"] == 12
+    for measure in ("auc", "ece", "brier"):
+        assert 0 <= found["cheap"][measure]["mean"] <= 1
+    assert found["rare"]["count"] == 20
+
+
+def test_what_is_printed_is_told_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ask("--help")
+    told = capsys.readouterr().out
+    for word in ("density", "coverage", "real_and_synthetic", "ece", "brier", "rare", "hd95_missed", "cheap"):
+        assert word in told
 
 
 def test_real_cases_without_a_test_split_are_refused(folders: tuple[str, str]) -> None:

@@ -81,3 +81,10 @@ def test_predictions_have_the_size_of_the_case(discs: Make) -> None:
 def test_the_same_seed_gives_the_same_numbers(discs: Make) -> None:
     first = segmentation.utility(discs(10), discs(10, seed=1), seeds=1, steps=3, base_seed=3)
     assert segmentation.utility(discs(10), discs(10, seed=1), seeds=1, steps=3, base_seed=3) == first
+
+
+def test_masks_of_which_nothing_was_found_have_no_distance_and_are_counted() -> None:
+    truth = masked([[1, 0, 0, 0], [0, 0, 0, 0]], [[1, 0, 0, 0], [0, 0, 0, 0]])
+    found = segmentation.score([np.zeros((2, 4), np.uint8), np.array([[1, 0, 0, 0], [0, 0, 0, 0]], np.uint8)], truth)
+    assert found["hd95"] == 0
+    assert found["hd95_missed"] == 0.5

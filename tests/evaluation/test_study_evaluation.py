@@ -20,8 +20,10 @@ def test_every_row_is_there_with_its_parts(discs: Make) -> None:
     found = evaluate(discs(30, seed=2), sites, discs(16, seed=3), discs(30, seed=4), FEW, 0, progress=said.append)
     assert set(found) == {"fidelity", "classification", "segmentation"}
     for task, key in (("classification", "auc"), ("segmentation", "dice_mean")):
-        assert set(found[task]) == {"tstr", "trtr", "prior", "best_site", "per_site"}
-        assert all(set(found[task][row][key]) == {"mean", "sd"} for row in ("tstr", "trtr", "prior", "best_site"))
+        rows = ("tstr", "trtr", "prior", "real_and_synthetic", "best_site")
+        assert set(found[task]) == {*rows, "per_site"} | ({"rare"} if task == "classification" else set())
+        assert all(set(found[task][row][key]) == {"mean", "sd"} for row in rows)
+        assert found[task]["real_and_synthetic"]["n_train"] == 60  # 30 of either, though both sites have 40
         assert found[task]["best_site"]["site"] in sites
         assert set(found[task]["per_site"]) == set(sites)
     assert found["fidelity"]["floor"]["fd"] > 0
@@ -45,7 +47,7 @@ def test_only_the_rows_asked_for_are_measured(discs: Make) -> None:
     found = evaluate(discs(20), sites, discs(16, seed=3), None, few, 0, **more)["classification"]
     assert set(found) == {"tstr", "cheap", "best_site", "per_site"}
     assert "skipped" in found["best_site"]
-    with pytest.raises(SettingsError, match="of tstr, trtr, cheap, prior and best_site"):
+    with pytest.raises(SettingsError, match="of tstr, trtr, real_and_synthetic, cheap, prior and best_site"):
         replace(FEW, rows=("tsrt",))
 
 
