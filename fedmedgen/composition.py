@@ -61,6 +61,7 @@ def resolve_paths(settings: Settings) -> Settings:
         out=_absolute(settings.out or f"runs/{settings.study}-{settings.seed}"),
         data=replace(settings.data, root=_absolute(settings.data.root)),
         prior=replace(settings.prior, roots=tuple(_absolute(root) for root in settings.prior.roots)),
+        evaluation=replace(settings.evaluation, inception=_absolute(settings.evaluation.inception)),
         ledger=replace(settings.ledger, root=_absolute(settings.ledger.root)),
     )
 

@@ -146,6 +146,8 @@ class EvaluationSettings:
     max_cases: int = 2000  # a classifier or segmenter is trained on
     fidelity_cases: int = 1000  # of either side
     rows: tuple[str, ...] = ()  # of EVALUATION_ROWS; empty: all
+    inception: str = ""  # a TorchScript metric network of the user's own, for FID by it; empty: none
+    inception_sha256: str = ""  # of that file, without which it is not run
     prior_labels: tuple[str, ...] = ()  # phantom class that stands for each class; empty: same names
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ def lines(result: dict[str, Any], *, name: str, command: str) -> list[str]:
         "",
         *_sites(result),
         *_fidelity(result["metrics"].get("fidelity", {})),
-        *_task(result["metrics"], "classification", ("auc", "accuracy"), "recall"),
+        *_task(result["metrics"], "classification", ("auc", "accuracy", "ece", "brier"), "recall"),
         *_task(result["metrics"], "segmentation", ("dice_mean", "hd95"), ""),
         f"![synthetic cases]({name}.png)",
     ]
@@ -102,11 +102,13 @@ def _sites(result: dict[str, Any]) -> list[str]:
 def _fidelity(found: dict[str, Any]) -> list[str]:
     if "skipped" in found or not found:
         return [f"Fidelity skipped: {found.get('skipped', 'not asked for')}.", ""]
-    head = f"| FD, KID by EfficientNet-Lite0, N = {found['n']} | FD | KID | precision | recall | coverage |"
-    rows = [head, "| --- | --- | --- | --- | --- | --- |"]
+    head = f"| FD, KID by EfficientNet-Lite0, N = {found['n']} | FD | KID | precision | recall | density | coverage |"
+    rows = [head, "| --- |" + " --- |" * 6]
     for name, row in (("synthetic", found), ("prior alone", found.get("prior")), ("real vs real", found.get("floor"))):
         if row:
-            figures = " | ".join(f"{row[key]:.3g}" for key in ("fd", "kid", "precision", "recall", "coverage"))
+            figures = " | ".join(
+                f"{row[key]:.3g}" for key in ("fd", "kid", "precision", "recall", "density", "coverage")
+            )
             rows.append(f"| {name} | {figures} |")
     return [*rows, ""]
 
@@ -118,7 +120,7 @@ def _task(metrics: dict[str, Any], task: str, keys: Sequence[str], by_class: str
     shown = [*keys, *([by_class] if by_class else [])]
     rows = [f"| {task}, trained on | " + " | ".join(shown) + " |", "| --- |" + " --- |" * len(shown)]
     names = {"tstr": "synthetic (TSTR)", "trtr": "real, all sites (TRTR)", "best_site": "best single site",
-             "prior": "prior alone"}  # fmt: skip
+             "cheap": "cheap release", "real_and_synthetic": "real and synthetic", "prior": "prior alone"}  # fmt: skip
     for key, words in names.items():
         row = found.get(key, {})
         if "skipped" in row or not row:

@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.evaluation import classification, segmentation
+from fedmedgen.evaluation import classification, inception, segmentation
 from fedmedgen.evaluation.fidelity import fidelity
 from fedmedgen.evaluation.mixing import MIXED, mixed, rare
 from fedmedgen.evaluation.recipe import skipped
@@ -52,9 +53,13 @@ def evaluate(
     sets["prior"] = why if alike is None else alike
     sets = {row: cases for row, cases in sets.items() if row in (settings.rows or sets)}
     sites = {} if settings.rows and "best_site" not in settings.rows else train_by_site
+    network = inception.load(Path(settings.inception), settings.inception_sha256) if settings.inception else None
     say("fidelity")
     near = fidelity(synthetic, train, seed=seed, max_cases=settings.fidelity_cases, prior=alike)
     found: dict[str, Any] = {"fidelity": near}
+    if network is not None:
+        real, made = (_at_most(cases, settings.fidelity_cases) for cases in (train, synthetic))
+        found["inception_fid"] = inception.fid(network, made, real)
     for task in options.get("tasks", TASKS):
         yardstick = _yardstick(task, test, settings, seed, say)
         own = sets | _both(train, synthetic, task, settings)

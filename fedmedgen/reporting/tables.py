@@ -10,6 +10,7 @@ ROWS = (
     ("trtr", "Real data, all sites (TRTR)"),
     ("best_site", "Best single site, real data"),
     ("tstr", "Synthetic set (TSTR)"),
+    ("real_and_synthetic", "Real and synthetic together"),
     ("cheap", "Cheap release (statistics alone)"),
     ("prior", "Prior alone (no patient)"),
 )
@@ -17,10 +18,12 @@ COLUMNS = {
     "trtr": "Real, all sites",
     "best_site": "Best site",
     "tstr": "Synthetic",
+    "real_and_synthetic": "Both",
     "cheap": "Cheap release",
     "prior": "Prior alone",
 }
-COLOURS = {"trtr": 2, "best_site": 4, "tstr": 0, "cheap": 5, "prior": 1}
+COLOURS = {"trtr": 2, "best_site": 4, "tstr": 0, "cheap": 5, "prior": 1, "real_and_synthetic": 3}
+OPTIONAL = ("cheap", "real_and_synthetic")
 NONE = "–"
 Spread = Mapping[str, float] | None
 
@@ -69,8 +72,8 @@ def measured(task: Mapping[str, Any], row: str) -> Mapping[str, Any] | None:
 
 
 def rows_of(task: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows of ROWS, the cheap release only where a study has one."""
-    return [(key, title) for key, title in ROWS if key != "cheap" or key in task]
+    """The rows of ROWS, the optional ones only where a study has them."""
+    return [(key, title) for key, title in ROWS if key not in OPTIONAL or key in task]
 
 
 def utility_rows(task: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
@@ -84,7 +87,7 @@ def utility_rows(task: Mapping[str, Any], names: Sequence[str]) -> list[list[str
             table.append([title, *[NONE] * len(names), str(row.get("skipped", "not measured"))])
         else:
             decimals = {name: 2 if name == "hd95" else 3 for name in names}
-            values = [spread(row.get(name), decimals[name]) for name in names]
+            values = [spread(row.get(name), decimals[name]) for name in names]  # older runs lack some
             table.append([title, *values, f"{row.get('n_train', 0):,}"])
     return table
 

@@ -26,13 +26,17 @@ MEANINGS = {
     "even for that site. It is picked on the test cases, which flatters the site, not the synthetic set.",
     "recall": "Recall is the share of the real cases of a class that are found. For a rare class it shows whether the "
     "synthetic set has kept it.",
+    "calibration": "The calibration error is how far the classifier's certainty is from how often it is right: at 0, "
+    "of ten cases that it calls with 80 % certainty eight are right. The Brier score counts errors and misplaced certainty "
+    "together: smaller is better.",
     "dice": "Dice is the overlap of the predicted and the true mask: 0 is none, 1 is perfect. HD95 is how far apart "
     "the outlines are, in pixels, leaving out the worst 5 %.",
     "fd": "FD and KID measure how far the synthetic images are from real ones as a public image network sees them "
     "(EfficientNet-Lite0, so these are not FID values). Smaller is nearer. The floor is what two halves of the real "
     "patients score against each other with as many images: nothing can be expected to do better.",
     "coverage": "Precision is the share of synthetic images that look like some real one; recall is the share of real "
-    "images that look like some synthetic one; coverage is the share of real images that have a synthetic one nearby.",
+    "images that look like some synthetic one; density is precision that counts how many real ones each looks like; "
+    "coverage is the share of real images that have a synthetic one nearby.",
     "canaries": "Canaries are made-up patients planted in the run, each in or out by a coin's toss. The more coins "
     "anybody guesses from what was released, the larger epsilon must be. A proved epsilon above the claimed one means "
     "that the protection doesn't work; one below it is no proof that it does.",
@@ -42,6 +46,18 @@ MEANINGS = {
     "held out; by chance about half do.",
     "loss": "The loss is the error of the network on the site's own images while it learns.",
 }
+
+
+def rare(task: Mapping[str, Any]) -> str:
+    """What the synthetic set does for the class with the fewest cases."""
+    found = task.get("rare") or {}
+    if "class" not in found:
+        return ""
+    alone, both = (found[key]["mean"] for key in ("real_only", "with_synthetic"))
+    return (
+        f"Of the rarest class, {found['class']} ({found['count']:,} real cases in training), a classifier finds {alone:.0%} with real "
+        f"data alone and {both:.0%} with synthetic cases added."
+    )
 
 
 def private(record: Record) -> bool:

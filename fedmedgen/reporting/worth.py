@@ -19,11 +19,12 @@ def column_names(task: Mapping[str, Any]) -> list[str]:
 def classification(record: Record) -> dict[str, Any]:
     """AUC, accuracy and recall of each class."""
     task = record.metrics.get("classification") or {}
-    found = _task(task, ("auc", "accuracy"), "classification")
+    found = _task(task, ("auc", "accuracy", "ece", "brier"), "classification")
     if found.get("skipped"):
         return found
     found |= {
-        "head": ["Trained on", "AUC", "Accuracy", "Cases"],
+        "head": ["Trained on", "AUC", "Accuracy", "Calibration error", "Brier", "Cases"],
+        "reading": f"{found['reading']} {words.rare(task)}".strip(),
         "plot": figures.dots(
             "AUC", "AUC on held-out real cases (no unit)", tables.utility_dots(task, "auc"), level=("coin", 0.5)
         ),
@@ -34,7 +35,7 @@ def classification(record: Record) -> dict[str, Any]:
         "class_plot_words": "Share of the real cases of each class that are found: look at the rare ones.",
         "class_rows": tables.class_rows(task, "recall"),
         "class_head": ["Recall of", *column_names(task)],
-        "meanings": ["auc", "recall", *(["cheap"] if "cheap" in task else [])],
+        "meanings": ["auc", "recall", "calibration", *(["cheap"] if "cheap" in task else [])],
     }
     return found | _sites_alone(task, "auc", "AUC")
 
@@ -74,7 +75,7 @@ def _plain(value: Any, decimals: int = 3) -> str:
     return spread(value, decimals) if isinstance(value, Mapping) else NONE if value is None else f"{value:.{decimals}f}"
 
 
-def _task(task: Mapping[str, Any], names: tuple[str, str], name: str) -> dict[str, Any]:
+def _task(task: Mapping[str, Any], names: tuple[str, ...], name: str) -> dict[str, Any]:
     title = name.capitalize()
     if not task or "skipped" in task or not measured(task, "trtr"):
         return {"title": title, "skipped": str(task.get("skipped", "no real cases were at hand"))}
@@ -104,7 +105,7 @@ def fidelity(record: Record) -> dict[str, Any]:
     near = record.metrics.get("fidelity") or {}
     if "fd" not in near:
         return {"skipped": str(near.get("skipped", "no real cases were at hand"))}
-    names = ("fd", "kid", "precision", "recall", "coverage")
+    names = ("fd", "kid", "precision", "recall", "density", "coverage")
     rows = [
         ("Real against real (floor)", near.get("floor")),
         ("Synthetic set", near),
@@ -116,10 +117,15 @@ def fidelity(record: Record) -> dict[str, Any]:
         "skipped": "",
         "plots": [_distances(measures, name) for name in ("fd", "kid")],
         "reading": f"FD is {number(near['fd'])}, {ratio:.1f} times the floor of {number(near['floor']['fd'])}, "
-        f"with {near['n']} images on each side.",
-        "head": ["Images", "FD", "KID", "Precision", "Recall", "Coverage"],
+        f"with {near['n']} images on each side.{_inception(record)}",
+        "head": ["Images", "FD", "KID", "Precision", "Recall", "Density", "Coverage"],
         "rows": [[title, *[number((row or {}).get(name)) for name in names]] for title, row in rows],
     }
+
+
+def _inception(record: Record) -> str:
+    found = record.metrics.get("inception_fid") or {}
+    return f" By the Inception network that was supplied, FID is {number(found['fid'])}." if "fid" in found else ""
 
 
 def _distances(measures: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> tuple[Markup, str]:

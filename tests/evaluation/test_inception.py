@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.errors import SettingsError
 from fedmedgen.evaluation.inception import fid, load
+from fedmedgen.evaluation.study import evaluate
+from fedmedgen.settings import EvaluationSettings
 
 
 class Tiny(nn.Module):
@@ -55,3 +57,13 @@ def test_no_file_and_no_network_are_refused_in_words(tmp_path: Path) -> None:
     junk.write_bytes(b"junk")
     with pytest.raises(SettingsError, match="no TorchScript"):
         load(junk, hashlib.sha256(b"junk").hexdigest())
+
+
+def test_a_study_names_the_file_and_its_hash(file: Path) -> None:
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    settings = EvaluationSettings(inception=str(file), inception_sha256=sha256)
+    found = evaluate(some(0.1, 1), {"north": some(0.0, 2)}, some(0.0, 3), None, settings, 0, tasks=())
+    assert found["inception_fid"]["n"] == 40
+    with pytest.raises(SettingsError, match="not run"):
+        wrong = EvaluationSettings(inception=str(file), inception_sha256="0" * 64)
+        evaluate(some(0.1, 1), {"north": some(0.0, 2)}, some(0.0, 3), None, wrong, 0, tasks=())
