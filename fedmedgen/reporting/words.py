@@ -27,8 +27,8 @@ MEANINGS = {
     "recall": "Recall is the share of the real cases of a class that are found. For a rare class it shows whether the "
     "synthetic set has kept it.",
     "calibration": "The calibration error is how far the classifier's certainty is from how often it is right: at 0, "
-    "of ten cases that it calls with 80 % certainty eight are right. The Brier score counts errors and misplaced certainty "
-    "together: smaller is better.",
+    "of ten cases that it calls with 80 % certainty eight are right. The Brier score counts errors and misplaced "
+    "certainty together: smaller is better.",
     "dice": "Dice is the overlap of the predicted and the true mask: 0 is none, 1 is perfect. HD95 is how far apart "
     "the outlines are, in pixels, leaving out the worst 5 %.",
     "fd": "FD and KID measure how far the synthetic images are from real ones as a public image network sees them "
@@ -55,8 +55,8 @@ def rare(task: Mapping[str, Any]) -> str:
         return ""
     alone, both = (found[key]["mean"] for key in ("real_only", "with_synthetic"))
     return (
-        f"Of the rarest class, {found['class']} ({found['count']:,} real cases in training), a classifier finds {alone:.0%} with real "
-        f"data alone and {both:.0%} with synthetic cases added."
+        f"Of the rarest class, {found['class']} ({found['count']:,} real cases in training), a classifier finds "
+        f"{alone:.0%} with real data alone and {both:.0%} with synthetic cases added."
     )
 
 

@@ -64,6 +64,6 @@ def test_a_study_names_the_file_and_its_hash(file: Path) -> None:
     settings = EvaluationSettings(inception=str(file), inception_sha256=sha256)
     found = evaluate(some(0.1, 1), {"north": some(0.0, 2)}, some(0.0, 3), None, settings, 0, tasks=())
     assert found["inception_fid"]["n"] == 40
+    wrong = EvaluationSettings(inception=str(file), inception_sha256="0" * 64)
     with pytest.raises(SettingsError, match="not run"):
-        wrong = EvaluationSettings(inception=str(file), inception_sha256="0" * 64)
         evaluate(some(0.1, 1), {"north": some(0.0, 2)}, some(0.0, 3), None, wrong, 0, tasks=())
