@@ -1,0 +1,45 @@
+"""What the page says of calibration, of the rarest class, and of FID by a network that was supplied."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from fedmedgen.reporting.report import write_report
+
+MakeRun = Callable[..., Path]
+
+
+def page_with(run: Path, changes: dict[str, object]) -> str:
+    file = run / "result.json"
+    result = json.loads(file.read_text())
+    for place, value in changes.items():
+        part = result["metrics"]
+        *path, last = place.split(".")
+        for name in path:
+            part = part[name]
+        part[last] = value
+    file.write_text(json.dumps(result))
+    return write_report(run).read_text()
+
+
+def test_calibration_and_both_kinds_of_cases_are_in_the_table(make_run: MakeRun) -> None:
+    row = {"auc": {"mean": 0.91, "sd": 0.0}, "ece": {"mean": 0.123, "sd": 0.01}, "brier": {"mean": 0.234, "sd": 0.0}}
+    page = page_with(make_run(), {"classification.real_and_synthetic": row | {"recall": {}, "n_train": 80}})
+    for words in ("Calibration error", "Brier", "0.123 ± 0.010", "0.234", "Real and synthetic together"):
+        assert words in page
+
+
+def test_the_rarest_class_is_a_sentence(make_run: MakeRun) -> None:
+    rare = {"class": "opacity", "count": 60, "real_only": {"mean": 0.4}, "with_synthetic": {"mean": 0.55}}
+    page = page_with(make_run(), {"classification.rare": rare})
+    assert "Of the rarest class, opacity (60 real cases" in page
+    assert "40% with real data alone and 55% with synthetic" in page
+
+
+def test_a_skipped_rare_class_says_nothing(make_run: MakeRun) -> None:
+    assert "rarest class" not in page_with(make_run(), {"classification.rare": {"skipped": "none"}})
+
+
+def test_fid_by_a_supplied_network_is_called_that(make_run: MakeRun) -> None:
+    page = page_with(make_run(), {"inception_fid": {"fid": 12.5, "n": 30, "features": 2048}})
+    assert "By the Inception network that was supplied, FID is 12.5" in page
