@@ -21,6 +21,8 @@ from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import add_clipped
 from fedmedgen.privacy.randomness import Stream
 
+CUT = 3.0  # deviations of what is released
+MEDIAN = 0.6745  # of the size of a normal number, in deviations
 OVERSIZE = 100.0  # times the clip norm, before the clip: a mechanism that doesn't clip shows
 
 
@@ -83,10 +85,14 @@ class Planted:
             add_clipped(total, known.one(int(taking[place]), OVERSIZE * stage.clip_norm), stage.clip_norm)
 
     def note(self, released: Sequence[Tensor], stage: StagePlan) -> None:
-        """Look for each canary in what a step released."""
-        sums = self._known([value.shape for value in released]).along(released)
-        sums *= stage.sample_rate * stage.denominator_patients
-        self.scores += sums * stage.sample_rate / (stage.noise_multiplier**2 * stage.clip_norm)
+        """Look for each canary in what a step released.
+
+        Numbers much farther from 0 than most are cut: what patients have in common stands there, and drowns canaries.
+        """
+        sums = [value.detach().double() * stage.sample_rate * stage.denominator_patients for value in released]
+        most = CUT * float(torch.cat([value.flatten().abs() for value in sums]).median()) / MEDIAN
+        found = self._known([value.shape for value in released]).along([value.clamp(-most, most) for value in sums])
+        self.scores += found * stage.sample_rate / (stage.noise_multiplier**2 * stage.clip_norm)
 
     def join_openly(self, total: Sequence[Tensor], share: float) -> None:
         """Without a mechanism: add each that takes part, `share` of the sum long, and look for all in the very sum."""
