@@ -57,7 +57,10 @@ def page(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         yield f"| {' | '.join(str(row[name]) for name in HEAD)} |"
     yield from ("", "Each run's words:", "")
-    yield from (f"- {name}: `fedmedgen simulate {' '.join(words)}`" for name, words in STUDIES.items())
+    shown = dict.fromkeys(row["run"] for row in rows)
+    yield from (f"- {name}: `fedmedgen simulate {' '.join(STUDIES[name])}`" for name in shown)
+    if left := [name for name in STUDIES if name not in shown]:
+        yield from ("", f"Not run yet: {', '.join(left)}.")
 
 
 HEAD = (
@@ -99,10 +102,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--done", action="store_true", help="only what has been run: start no study")
     args = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     rows: list[Row] = []
-    for name in track(STUDIES, "studies", console=Console(stderr=True)):
+    done = [name for name in STUDIES if (args.runs / name / "result.json").is_file()]
+    for name in track(done if args.done else list(STUDIES), "studies", console=Console(stderr=True)):
         rows += rows_of(name, args.runs)
         (args.out / "audits.md").write_text("\n".join(page(rows)) + "\n")
     return 0
