@@ -19,7 +19,7 @@ class AuditSettings:
     def __post_init__(self) -> None:
         require(self.canaries >= 0, "audit.canaries", self.canaries, "at least 0")
         require(0 <= self.holdout < 1, "audit.holdout", self.holdout, "from 0 to below 1")
-        require(0.5 < self.confidence < 1, "audit.confidence", self.confidence, "above 0.5 and below 1")
+        require(0.9 <= self.confidence <= 0.9999, "audit.confidence", self.confidence, "from 0.9 to 0.9999")
         positive("audit", self, "cases")
 
 
@@ -31,6 +31,7 @@ class GateSettings:
     auc: float = 0.6  # smallest, of a classifier trained on the set alone (TSTR)
     dice: float = 0.5  # smallest, of a segmenter trained on the set alone (TSTR)
     membership_auc: float = 0.6  # largest, of any membership attack
+    canaries: int = 100  # fewest for an audit by them to count
     copies: float = 0.05  # largest excess of copies over what the held-out patients give
 
     def __post_init__(self) -> None:

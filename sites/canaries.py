@@ -1,5 +1,6 @@
 """The canaries that a site plants in a run, by its own policy; no message asks for them or tells of them."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from fedmedgen.privacy.canary_record import CanaryRecord
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
 
+logger = logging.getLogger(__name__)
 Run = Callable[[LocalRound, CaseSet], LocalResult]
 
 
@@ -43,7 +45,10 @@ class Planting:
             return run(asked, cases.with_cases([*cases, *self._images(asked.settings)]))
         planted = self.record.planted(asked.stage.name, asked.round)
         result = run(replace(asked, canaries=planted), cases)
-        self.record.keep(self.request.digest, asked.stage.name, planted.scores)
+        try:
+            self.record.keep(self.request.digest, asked.stage.name, planted.scores)
+        except Exception:  # the round is as good without them
+            logger.exception("the canaries' scores can't be kept; an audit will lack them")
         return result
 
     def _images(self, settings: Settings) -> list[Case]:

@@ -17,9 +17,9 @@ from fedmedgen.deployment.guard import BUNDLE
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation import local_round, plan
 from fedmedgen.federation.messages import unpack_settings
+from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.settings import Settings
-from sites.own_data import own_cases
 from sites.site import Site
 
 POLICY = "policy"

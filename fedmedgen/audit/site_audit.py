@@ -3,7 +3,7 @@
 import datetime
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fedmedgen.data import holdout, partition, sources
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.crafted import crafted
 from fedmedgen.errors import RunError
+from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.models.saving import load_generator
 from fedmedgen.privacy import accountant
@@ -38,19 +39,22 @@ class Audited:
     told: Path
 
 
-def audit(run: Path, site: str, *, real: Path | None = None) -> Audited:
-    """Attack the run's generator from a site; RUN/sites/SITE/audit.json, and RUN/audits/SITE.json of what may leave.
+def audit(run: Path, site: str, *, real: Path | None = None, policy: Path | None = None) -> Audited:
+    """Attack the run's generator from a site; audit.json in its own folder, and RUN/audits/SITE.json of what may leave.
 
-    The cases are the simulated site's own; `real` names a folder or npz where they lie elsewhere.
+    A real site names its `policy`, whose folder and data are meant; a simulated one has its own in the run folder.
+    `real` is where the cases lie, if not where they lay in the run.
 
-    **Raises** `RunError` where the run or the site's folder isn't there, or the run has not finished.
+    **Raises** `RunError` where the run or the site isn't there, the run has not finished, or the policy is another's.
     """
     settings, result = _read(run)
-    folder = run / "sites" / site
-    if site not in result.get("sites", {}) or not folder.is_dir():
+    if site not in result.get("sites", {}):
         raise RunError(f"{run} has no site {site!r}; it has {', '.join(sorted(result.get('sites', {}))) or 'none'}")
-    policy = SitePolicy.read(folder / "policy.yaml")
-    members, others = _sides(settings, policy, site, real)
+    own = SitePolicy.read(policy or run / "sites" / site / "policy.yaml")
+    if own.site != site or (policy is None) != own.simulation:
+        raise RunError(f"expected the policy of {site!r}, by --policy where it is a real site; got {own.site!r}'s")
+    folder = Path(own.folder) if policy else run / "sites" / site
+    members, others = _sides(settings, own, real)
     generator = load_generator(run / "generator")
     known = result["sites"][site]
     found: dict[str, Any] = {
@@ -66,12 +70,14 @@ def audit(run: Path, site: str, *, real: Path | None = None) -> Audited:
     if len(others) and synthetic is not None:
         found["copies"] = copies.copies(synthetic, members, others, seed=settings.seed)
         copies.draw_nearest(synthetic, members, folder / "nearest.png")
+        _keep(folder / "nearest.png")
     found["hashes"] = fingerprint(run, site)
     found["verdict"] = verdict(found, settings.gate)
     found["at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found["version"] = __version__
-    told = leaving(found, public=bool(result.get("public_data")), gate=settings.gate)
-    return Audited(found, _write(folder / "audit.json", found), _write(run / "audits" / f"{site}.json", told))
+    public = own.simulation and (settings.data.public or not settings.data.root)  # never the server's word
+    told = leaving(found, public=public, gate=settings.gate)
+    return Audited(found, _keep(_write(folder / "audit.json", found)), _write(run / "audits" / f"{site}.json", told))
 
 
 def _read(run: Path) -> tuple[Settings, dict[str, Any]]:
@@ -85,19 +91,14 @@ def _read(run: Path) -> tuple[Settings, dict[str, Any]]:
     return settings, result
 
 
-def _sides(settings: Settings, policy: SitePolicy, site: str, real: Path | None) -> tuple[CaseSet, CaseSet]:
-    """The patients who took part, and those held out, by the very rule that the site followed."""
-    if real is not None:
-        data = DataSettings(
-            root=str(real), columns=settings.data.columns, classes=settings.data.classes, min_patients=1,
-            mask_classes=settings.data.mask_classes, size=settings.data.size, fit=settings.data.fit, test_share=0,
-        )  # fmt: skip
-        cases = sources.load(data, seed=settings.seed)
-    else:
-        cases = partition.held(settings.data, settings.seed).parts[site]
-    seeded = policy.simulation
-    key = holdout.simulated_key(settings.seed) if seeded else load_key(policy.key_path)
-    return holdout.split(cases, policy.audit_holdout, key)
+def _sides(settings: Settings, policy: SitePolicy, real: Path | None) -> tuple[CaseSet, CaseSet]:
+    """The patients who took part, and those held out, read and split by the very rule that the site followed."""
+    if policy.simulation:
+        data = replace(settings.data, root=str(real)) if real else settings.data
+        cases = partition.held(data, settings.seed).parts[policy.site]
+        return holdout.split(cases, policy.audit_holdout, holdout.simulated_key(settings.seed))
+    cases = own_cases(replace(policy, data_root=str(real)) if real else policy, settings)
+    return holdout.split(cases, policy.audit_holdout, load_key(policy.key_path))
 
 
 def _membership(generator: Any, members: CaseSet, others: CaseSet, settings: Settings) -> dict[str, Any]:
@@ -160,4 +161,10 @@ def _at_most(cases: CaseSet, count: int, draw: np.random.Generator) -> CaseSet:
 def _write(path: Path, found: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _keep(path: Path) -> Path:
+    """Readable by its owner alone: it was measured on patients."""
+    path.chmod(0o600)
     return path

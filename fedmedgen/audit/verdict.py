@@ -26,9 +26,9 @@ def leaving(found: Mapping[str, Any], *, public: bool, gate: GateSettings) -> di
     """
     if public:
         return dict(found)
-    part = dict(found) | {"membership": KEPT, "copies": KEPT}
-    told = {**found, "membership": {"skipped": KEPT["kept"]}, "copies": {"skipped": KEPT["kept"]}}
-    return part | {"verdict": verdict(told, gate)}
+    kept = ["membership", "copies", *(["canaries"] if found["claim"]["epsilon"] is None else [])]
+    told = {**found, **{name: {"skipped": KEPT["kept"]} for name in kept}}
+    return dict(found) | dict.fromkeys(kept, KEPT) | {"verdict": verdict(told, gate)}
 
 
 def _canaries(found: Mapping[str, Any]) -> tuple[bool, str]:

@@ -33,7 +33,7 @@ class Directions:
     """
 
     def __init__(self, shapes: Sequence[torch.Size], count: int, seed: int) -> None:
-        self._shapes = list(shapes)
+        self._shapes, self.count = list(shapes), count
         self._size = sum(shape.numel() for shape in self._shapes)
         if count > self._size:
             raise SettingsError(
@@ -80,7 +80,7 @@ class Planted:
     def join(self, total: Sequence[Tensor], stage: StagePlan, stream: Stream) -> None:
         """Add to a step's sum those that take part, by the patients' own coins and clip; `OVERSIZE` before it."""
         known = self._known([value.shape for value in total])
-        taking = np.flatnonzero(self.included)
+        taking = np.flatnonzero(self.included[: known.count])
         for place in stage.draw(stream, len(taking)):
             add_clipped(total, known.one(int(taking[place]), OVERSIZE * stage.clip_norm), stage.clip_norm)
 
@@ -91,18 +91,20 @@ class Planted:
         """
         sums = [value.detach().double() * stage.sample_rate * stage.denominator_patients for value in released]
         most = CUT * float(torch.cat([value.flatten().abs() for value in sums]).median()) / MEDIAN
-        found = self._known([value.shape for value in released]).along([value.clamp(-most, most) for value in sums])
-        self.scores += found * stage.sample_rate / (stage.noise_multiplier**2 * stage.clip_norm)
+        known = self._known([value.shape for value in released])
+        found = known.along([value.clamp(-most, most) for value in sums])
+        self.scores[: known.count] += found * stage.sample_rate / (stage.noise_multiplier**2 * stage.clip_norm)
 
     def join_openly(self, total: Sequence[Tensor], share: float) -> None:
         """Without a mechanism: add each that takes part, `share` of the sum long, and look for all in the very sum."""
         known = self._known([value.shape for value in total])
         size = share * float(torch.stack([value.double().norm() for value in total]).norm())
-        for value, part in zip(total, known.together(self.included, size), strict=True):
+        for value, part in zip(total, known.together(self.included[: known.count], size), strict=True):
             value += part.to(value)
-        self.scores += known.along(total)
+        self.scores[: known.count] += known.along(total)
 
     def _known(self, shapes: Sequence[torch.Size]) -> Directions:
         if self._directions is None:
-            self._directions = Directions(shapes, len(self.included), self.seed)
+            room = sum(shape.numel() for shape in shapes)  # what has no place in a small stage is left out of it
+            self._directions = Directions(shapes, min(len(self.included), room), self.seed)
         return self._directions

@@ -48,8 +48,13 @@ def _audit(evidence: Evidence, site: str, found: Mapping[str, Any]) -> Iterator[
 def _figures(evidence: Evidence, found: Mapping[str, Any], claim: float | None) -> Iterator[str]:
     """The figures themselves, by the rule the site followed, whatever the audit's own verdict says."""
     parts = {name: _seen(group(found, name)) for name in PARTS}
-    if all("skipped" in part for part in parts.values()):
-        yield "its audit measured nothing: plant canaries (audit_canaries in the site's policy) and run again"
+    least = evidence.settings.gate.canaries
+    few = not int(parts["canaries"].get("count", 0)) >= least
+    if all("skipped" in part for name, part in parts.items() if not (name == "canaries" and few)):
+        how = f"plant {least} canaries or more (audit_canaries in the site's policy) and run again"
+        yield f"its audit measured nothing, or by too few canaries: {how}"
+    if not all(math.isfinite(value) for value in parts["canaries"].values() if isinstance(value, float)):
+        yield "its audit holds figures that are no numbers: audit anew"
     for name, part in parts.items():
         alone = {other: {"skipped": "judged apart"} for other in PARTS} | {name: part}
         judged = verdict({"claim": {"epsilon": claim}, **alone}, evidence.settings.gate)

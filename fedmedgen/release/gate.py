@@ -12,6 +12,8 @@ from fedmedgen.release.evidence import Evidence, group
 FINISHED = "completed"
 BELONGS = {"images": {".png"}, "masks": {".png"}, "labels.csv": set(), "datasheet.json": set()}
 
+OF_A_GENERATOR = {".json", ".safetensors", ".py", ".md"}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -100,7 +102,10 @@ def _set(evidence: Evidence) -> Iterator[str]:
         return
     strange = [path.name for path in folder.iterdir() if path.name not in BELONGS]
     for part, suffixes in BELONGS.items():
-        strange += [f"{part}/{path.name}" for path in (folder / part).glob("*") if path.suffix not in suffixes]
+        there = (folder / part).glob("*")
+        strange += [f"{part}/{path.name}" for path in there if path.suffix not in suffixes or not path.is_file()]
+    parts = (path for path in (evidence.run / "generator").rglob("*") if path.is_file())
+    strange += [f"generator/{path.name}" for path in parts if path.suffix not in OF_A_GENERATOR]
     if strange:
         yield f"{', '.join(sorted(strange)[:5])} ({len(strange)} in all): not part of a synthetic set: take it out"
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as stream:

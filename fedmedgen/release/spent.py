@@ -63,6 +63,8 @@ def ledgers(evidence: Evidence) -> Iterator[str]:
     for site in evidence.sites:
         try:
             known = account(evidence, site)
+            if evidence.settings.simulated and site not in evidence.policies:
+                yield f"{site}: its folder has no policy.yaml, as a simulated site's has: nothing says what it allowed"
             if known.spending.closed or known.spending.torn:
                 yield f"{site}: a line of the ledger was torn by a crash, so what this run cost can't be told"
             known.spending.refuse_above(known.limit)

@@ -20,6 +20,7 @@ from fedmedgen.emission.writing import write_set
 from fedmedgen.federation import local_round, plan
 from fedmedgen.federation.egress import Arrays, Reply
 from fedmedgen.federation.messages import Request
+from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import SitePolicy, for_real_sites
 from fedmedgen.privacy import ledger as ledger_module
 from fedmedgen.privacy.chain import digest_of
@@ -27,7 +28,6 @@ from fedmedgen.privacy.ledger import Ledger, Limit, load_or_create_key
 from fedmedgen.privacy.new_ledger import create_ledger
 from fedmedgen.settings import Settings
 from simulations.campaigns.fork import Mark
-from sites.own_data import own_cases
 from sites.replies import ReplyStore
 from sites.site import Site
 

@@ -68,6 +68,11 @@ def test_what_was_measured_on_patients_stays_at_the_site() -> None:
     assert leaving(figures(), public=True, gate=GATE)["membership"] == figures()["membership"]
 
 
+def test_without_a_claim_the_canaries_stay_too() -> None:
+    open_run = figures(claim={"epsilon": None, "delta": None, "unit": "patient"})
+    assert "kept" in leaving(open_run, public=False, gate=GATE)["canaries"]
+
+
 def test_a_verdict_that_leaves_does_not_tell_how_the_patients_fared() -> None:
     bad = figures(copies={"features": COPIES, "pixels": COPIES | {"nearer_to_train": 0.8}})
     assert leaving(bad, public=False, gate=GATE)["verdict"] == leaving(figures(), public=False, gate=GATE)["verdict"]

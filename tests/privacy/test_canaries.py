@@ -43,6 +43,14 @@ def test_more_canaries_than_numbers_are_refused() -> None:
         Directions(SHAPES, 39, seed=1)
 
 
+def test_a_stage_too_small_for_all_leaves_some_out_and_says_nothing_of_them() -> None:
+    planted = Planted(np.ones(60, bool), seed=1)
+    released = statistics.release([], plan(noise=1e-6), Stream.seeded(3), size=38, canaries=planted)
+    assert released.shape == (38,)
+    assert (planted.scores[:38] > 0).all()
+    assert (planted.scores[38:] == 0).all()
+
+
 def test_each_that_takes_part_adds_the_clip_norm_and_the_others_nothing() -> None:
     planted = Planted(np.array([True, False, True, False]), seed=1)
     total = zeros()

@@ -88,6 +88,13 @@ def privacy_none(small: Any) -> None:
     small.audit_anew(verdict={"passed": True, "words": []})
 
 
+def hide_in_a_folder(small: Any) -> None:
+    small.at("synthetic/images/3.png").unlink()
+    small.at("synthetic/images/3.png").mkdir()
+    small.at("synthetic/images/3.png/patients.csv").write_text("a patient")
+    small.audit_anew()
+
+
 WAYS: dict[str, tuple[Spoil, str]] = {
     "unfinished": (lambda r: r.change("result.json", status="failed", reason="too few sites"), "too few sites"),
     "no site": (lambda r: r.change("result.json", sites={}), "names no site"),
@@ -150,6 +157,20 @@ WAYS: dict[str, tuple[Spoil, str]] = {
         lambda r: forge_verdict(r, canaries={"skipped": "no"}, membership={"skipped": "no"}, copies={"skipped": "no"}),
         "its audit measured nothing",
     ),
+    "audit by few canaries": (
+        lambda r: forge_verdict(
+            r, canaries=found_canaries(0.1) | {"count": 8}, membership={"kept": "there"}, copies={"kept": "there"}
+        ),
+        "by too few canaries",
+    ),
+    "canaries that are no number": (
+        lambda r: forge_verdict(r, canaries=found_canaries(float("nan"))), "figures that are no numbers",
+    ),
+    "a simulated site's policy taken away": (
+        lambda r: r.at("sites/site-1/policy.yaml").unlink(), "its folder has no policy.yaml",
+    ),
+    "a folder named as an image": (hide_in_a_folder, "not part of a synthetic set"),
+    "stranger beside the generator": (lambda r: add_and_audit(r, "generator/patients.csv"), "generator/patients.csv"),
     "canaries above the claim": (lambda r: forge_verdict(r, canaries=found_canaries(2.0)), "above the 1.49"),
     "members recognised": (lambda r: forge_verdict(r, membership=attacked(0.8)), "can be told from others"),
     "copies": (lambda r: forge_verdict(r, copies=copied(0.9)), "the set repeats patients"),

@@ -141,7 +141,7 @@ def server(identity: None, policy: SitePolicy, settings: Settings, monkeypatch: 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Each time that a site reads its data, the folder it reads."""
-    from sites import own_data
+    from fedmedgen.federation import own_data
 
     seen: list[str] = []
     plain: Callable[..., CaseSet] = own_data._read

@@ -11,8 +11,8 @@ import pytest
 from fedmedgen.errors import LedgerError
 from fedmedgen.federation import messages, plan, records
 from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.own_data import own_cases
 from sites import site
-from sites.own_data import own_cases
 from sites.site import Site
 
 REFUSED_BUDGET = Reply({records.SITE: "north", records.STATUS: records.REFUSED_BUDGET})

@@ -11,12 +11,12 @@ from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation import records
 from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import check_request
 from fedmedgen.privacy.canary_record import CanaryRecord
 from fedmedgen.privacy.ledger import load_key
 from fedmedgen.privacy.randomness import Stream
 from sites import site
-from sites.own_data import own_cases
 
 
 @pytest.fixture(autouse=True)

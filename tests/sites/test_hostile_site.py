@@ -80,7 +80,7 @@ BROKEN = {
     "unpacking": (messages, "unpack_request"),
     "settings": (messages, "unpack_settings"),
     "the policy": (site, "check_request"),
-    "weights": (site, "_check_arrays"),
+    "weights": (site, "check_arrays"),
     "the network": (local_round, "build_model"),
     "the plan": (site, "check_plan"),
     "the self-check": (site, "check_once"),

@@ -15,14 +15,13 @@ from pydicom.data import get_testdata_file
 from fedmedgen.composition import compose
 from fedmedgen.data import folders
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.federation import local_round, records
+from fedmedgen.federation import local_round, own_data, records
 from fedmedgen.federation.local_round import LocalResult, LocalRound
+from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
-from sites import own_data
-from sites.own_data import own_cases
 
 PATIENTS = 24
 

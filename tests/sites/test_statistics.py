@@ -13,13 +13,12 @@ from flwr.app import RecordDict
 
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.federation import local_statistics, messages, plan, records
+from fedmedgen.federation import local_statistics, messages, own_data, plan, records
 from fedmedgen.federation.egress import Arrays, Reply
 from fedmedgen.models import basis
 from fedmedgen.privacy.ledger import Ledger, load_key
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.training.rows import encode
-from sites import own_data
 
 DIMENSION = 6
 WORDS = ("statistics.share=0.5", "statistics.dimension=6")
