@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fedmedgen.audit.identity import folder_hash
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.sampling import emit
@@ -149,6 +150,7 @@ def evaluate_set(
         progress=lambda words: store.report_progress(stage=f"evaluation: {words}"),
         cheap=cheap,
     )
+    metrics["set"] = folder_hash(store.folder / "synthetic")
     if segmenter is not None:
         metrics["federated_segmenter"] = segmenter_score(segmenter, test)
     return metrics

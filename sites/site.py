@@ -14,6 +14,7 @@ from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import EgressError, PolicyError, SettingsError
 from fedmedgen.federation import egress, local_round, local_statistics, plan, records
 from fedmedgen.federation.egress import Checked, Reply
+from fedmedgen.federation.holdout_record import HoldoutRecord
 from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.messages import Request
 from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, check_statistics
@@ -104,10 +105,14 @@ class Site:
         return checked
 
     def _answered(self, request: Request, replies: ReplyStore, expected: Shapes, ledger: Ledger | None) -> Checked:
-        """Spend, compute, check, store, note."""
-        agreed = self._reserve(request, ledger) if ledger else None
+        """Agree, note what audits need, spend, compute, check, store, note."""
+        agreed = self._agree(request, ledger) if ledger else None
+        planting = Planting.of(self.policy, self.folder, request, self._stream(request, "canaries"))
+        HoldoutRecord.of(self.folder, request.run).note(self.policy.audit_holdout, self._holdout_key(request.settings))
+        if ledger and agreed:
+            self._reserve(request, ledger, agreed)
         self._rehearse_fault(request)
-        checked = self._let_out(self._round(request, agreed), expected, request.stage)
+        checked = self._let_out(self._round(request, agreed, planting), expected, request.stage)
         seal = replies.store(request.digest, checked)
         if ledger:
             ledger.complete(request.digest, seal)
@@ -117,8 +122,8 @@ class Site:
         public = self.policy.public(stage)
         return egress.check(reply, public=public, expected=expected, simulation=self.policy.simulation)
 
-    def _reserve(self, request: Request, ledger: Ledger) -> Plan:
-        """Check the mechanism asked for, fix its plan, and spend the whole round before it starts."""
+    def _agree(self, request: Request, ledger: Ledger) -> Plan:
+        """The plan of the mechanism asked for, if it is allowed and there is room for it."""
         settings, policy = request.settings, self.policy
         agreed = plan.plan(
             settings,
@@ -129,28 +134,34 @@ class Site:
         )
         check_plan(policy, agreed)
         plan.check_claim(settings, agreed)
-        limit = Limit(epsilon=policy.lifetime_epsilon, delta=policy.lifetime_delta)
         spending = ledger.spent()
         if not spending.has_plan(request.run, agreed.digest):  # nothing is computed for a plan that has no room
             spending.refuse_if_closed()
-            spending.refuse_beyond(limit, epsilon=agreed.epsilon, delta=agreed.delta)
+            spending.refuse_beyond(self._limit, epsilon=agreed.epsilon, delta=agreed.delta)
         if request.stage != plan.STATISTICS:  # which take no gradients
             check_once(self.folder / "selfcheck", policy.on_own_machine(settings), request.stage)
-        if spending.requests.get(request.digest) == "reserved" and policy.simulation:
-            return agreed  # the same seeded bytes again: the same release, not a second one
+        return agreed
+
+    def _reserve(self, request: Request, ledger: Ledger, agreed: Plan) -> None:
+        """Fix the plan, and spend the whole round before it starts."""
+        if ledger.find(request.digest) == "reserved" and self.policy.simulation:
+            return  # the same seeded bytes again: the same release, not a second one
         ledger.open_plan(
             run=request.run,
             digest=agreed.digest,
             mapping=agreed.to_mapping(),
             epsilon=agreed.epsilon,
             delta=agreed.delta,
-            limit=limit,
+            limit=self._limit,
         )
-        steps = plan.stage_named(settings, request.stage).steps
+        steps = plan.stage_named(request.settings, request.stage).steps
         ledger.reserve(
             run=request.run, plan_digest=agreed.digest, stage=request.stage, steps=steps, request=request.digest
         )
-        return agreed
+
+    @property
+    def _limit(self) -> Limit:
+        return Limit(epsilon=self.policy.lifetime_epsilon, delta=self.policy.lifetime_delta)
 
     def _shapes(self, request: Request) -> tuple[Shapes, Shapes]:
         """Shapes of what must come with the request, and of what answers it."""
@@ -179,14 +190,13 @@ class Site:
         check_request(self.policy, request.settings, parameters=parameters, stage=request.stage)
         return shapes
 
-    def _round(self, request: Request, agreed: Plan | None) -> Reply:
+    def _round(self, request: Request, agreed: Plan | None, planting: Planting | None) -> Reply:
         settings = self.policy.on_own_machine(request.settings)
         stage = plan.stage_named(settings, request.stage)
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
         if mechanism is None and not self.policy.simulation:
             raise PolicyError("without a mechanism only a simulation may answer")
         asked = LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
-        planting = Planting.of(self.policy, self.folder, request, self._stream(request, "canaries"))
         run = local_statistics.run if stage.name == plan.STATISTICS else local_round.run
 
         def answer(asked: LocalRound, cases: CaseSet) -> LocalResult:
@@ -217,11 +227,10 @@ class Site:
     def _taking_part(self, cases: CaseSet, settings: Settings) -> CaseSet:
         """The site's cases less the patients that it holds out for audits."""
         share = self.policy.audit_holdout
-        if not share:
-            return cases
-        seeded = self.policy.simulation
-        key = holdout.simulated_key(settings.seed) if seeded else load_key(self.policy.key_path)
-        return holdout.split(cases, share, key)[0]
+        return holdout.split(cases, share, self._holdout_key(settings))[0] if share else cases
+
+    def _holdout_key(self, settings: Settings) -> bytes:
+        return holdout.simulated_key(settings.seed) if self.policy.simulation else load_key(self.policy.key_path)
 
     def _stream(self, request: Request, *names: str) -> Stream:
         if self.policy.simulation:

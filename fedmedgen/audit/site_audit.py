@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,15 @@ from fedmedgen.data import holdout, partition, sources
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.crafted import crafted
 from fedmedgen.errors import RunError
+from fedmedgen.federation.holdout_record import HoldoutRecord
 from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.gate_settings import AuditSettings, GateSettings
 from fedmedgen.models.saving import load_generator
 from fedmedgen.privacy import accountant
+from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.canary_record import CanaryRecord
-from fedmedgen.privacy.ledger import load_key
+from fedmedgen.privacy.ledger import load_key, spending_in
 from fedmedgen.settings import DataSettings, Settings
 
 NO_HOLDOUT = "no patient was held out: set audit.holdout, at a real site audit_holdout in its policy, and run again"
@@ -54,17 +58,19 @@ def audit(run: Path, site: str, *, real: Path | None = None, policy: Path | None
     if own.site != site or (policy is None) != own.simulation:
         raise RunError(f"expected the policy of {site!r}, by --policy where it is a real site; got {own.site!r}'s")
     folder = Path(own.folder) if policy else run / "sites" / site
-    members, others = _sides(settings, own, real)
+    if not own.simulation:  # by its own rules and records, whatever the run folder says
+        settings = replace(settings, audit=AuditSettings(), gate=GateSettings())
+    claim = _claim(result["sites"][site]) if own.simulation else _own_claim(own, result["run"])
+    members, others = _sides(settings, own, real, HoldoutRecord.of(folder, result["run"]))
     generator = load_generator(run / "generator")
-    known = result["sites"][site]
     found: dict[str, Any] = {
         "site": site,
         "run": result["run"],
-        "claim": {"epsilon": known.get("epsilon_run"), "delta": known.get("delta"), "unit": known.get("unit")},
+        "claim": claim,
         "membership": _membership(generator, members, others, settings),
-        "canaries": _canaries(CanaryRecord.of(folder, result["run"]), generator, settings),
+        "canaries": _canaries(CanaryRecord.of(folder, result["run"]), generator, settings, claim["delta"] or 0.0),
         "copies": {"skipped": NO_HOLDOUT},
-        "risk": _risk(known.get("epsilon_run"), known.get("delta")),
+        "risk": _risk(claim["epsilon"], claim["delta"]),
     }
     synthetic = _synthetic(run, settings)
     if len(others) and synthetic is not None:
@@ -91,14 +97,29 @@ def _read(run: Path) -> tuple[Settings, dict[str, Any]]:
     return settings, result
 
 
-def _sides(settings: Settings, policy: SitePolicy, real: Path | None) -> tuple[CaseSet, CaseSet]:
-    """The patients who took part, and those held out, read and split by the very rule that the site followed."""
+def _claim(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {"epsilon": told.get("epsilon_run"), "delta": told.get("delta"), "unit": told.get("unit")}
+
+
+def _own_claim(policy: SitePolicy, run: str) -> dict[str, Any]:
+    """What the site's own ledger says that the run cost, all its plans together."""
+    spending = spending_in(policy.ledger_path, key=load_key(policy.key_path), head_path=policy.head_path)
+    plans = [plan for plan in spending.plans.values() if plan.run == run]
+    if not plans:
+        raise RunError(f"the ledger of {policy.site!r} knows of no run {run!r}: is it the policy of the site that ran?")
+    epsilon = math.fsum(Plan.from_mapping(plan.mapping).epsilon_after(plan.reserved) for plan in plans)
+    return {"epsilon": epsilon, "delta": math.fsum(plan.delta for plan in plans), "unit": policy.unit}
+
+
+def _sides(settings: Settings, policy: SitePolicy, real: Path | None, record: HoldoutRecord) -> tuple[CaseSet, CaseSet]:
+    """The patients who took part, and those held out of every round, by the very rule that the site followed."""
     if policy.simulation:
         data = replace(settings.data, root=str(real)) if real else settings.data
-        cases = partition.held(data, settings.seed).parts[policy.site]
-        return holdout.split(cases, policy.audit_holdout, holdout.simulated_key(settings.seed))
-    cases = own_cases(replace(policy, data_root=str(real)) if real else policy, settings)
-    return holdout.split(cases, policy.audit_holdout, load_key(policy.key_path))
+        cases, key = partition.held(data, settings.seed).parts[policy.site], holdout.simulated_key(settings.seed)
+    else:
+        cases = own_cases(replace(policy, data_root=str(real)) if real else policy, settings)
+        key = load_key(policy.key_path)
+    return holdout.split(cases, record.share(key), key)
 
 
 def _membership(generator: Any, members: CaseSet, others: CaseSet, settings: Settings) -> dict[str, Any]:
@@ -110,7 +131,7 @@ def _membership(generator: Any, members: CaseSet, others: CaseSet, settings: Set
     return membership.summary(mine, theirs, seed=settings.seed)
 
 
-def _canaries(record: CanaryRecord, generator: Any, settings: Settings) -> dict[str, Any]:
+def _canaries(record: CanaryRecord, generator: Any, settings: Settings, delta: float) -> dict[str, Any]:
     if not record.path.is_file():
         return {"skipped": NO_CANARIES}
     known = record.read()
@@ -123,7 +144,6 @@ def _canaries(record: CanaryRecord, generator: Any, settings: Settings) -> dict[
         by_attack = membership.attacks(generator, cases, seed=settings.seed)
         scores = by_attack["loss" if "loss" in by_attack else "likelihood"]
     confidence = settings.audit.confidence
-    delta = settings.privacy.delta if settings.private else 0.0
     found = one_run.bound(scores, np.array(known["included"], bool), confidence=confidence, delta=delta)
     return {
         "count": known["count"],

@@ -49,6 +49,7 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, and write if asked."""
+    from fedmedgen.audit.identity import folder_hash
     from fedmedgen.evaluation.command import Request, measure
 
     found = measure(
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             cheap=None if arguments.run_folder is None else _cheap(arguments.run_folder),
         )
     )
+    found["set"] = folder_hash(arguments.set_folder)
     text = json.dumps(found, indent=None if arguments.json else 2)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from fedmedgen.audit.identity import folder_hash
 from fedmedgen.errors import RunError
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.federation.records import NAME_OF_A_SITE
@@ -24,7 +25,9 @@ class Evidence:
     run: Path
     settings: Settings
     result: Mapping[str, Any]
-    metrics: Mapping[str, Any]  # result.json's, and metrics.json's for what was not measured in the run
+    metrics: Mapping[
+        str, Any
+    ]  # of this very set: result.json's, and metrics.json's for what was not measured in the run
     audits: Mapping[str, Mapping[str, Any]]  # by site
     sheet: Mapping[str, Any]  # synthetic/datasheet.json
     card: Mapping[str, str]  # facts of the generator's model card
@@ -58,7 +61,7 @@ def read(run: Path) -> Evidence:
         run=run,
         settings=settings,
         result=result,
-        metrics=_measured(result, _file(run / "metrics.json")),
+        metrics=_measured(group(result, "metrics"), _file(run / "metrics.json"), folder_hash(run / "synthetic")),
         audits={site: found for site, found in audits.items() if found},
         sheet=_file(run / "synthetic" / "datasheet.json"),
         card=dict(FACT.findall(card.read_text(encoding="utf-8"))) if card.is_file() else {},
@@ -72,10 +75,14 @@ def group(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _measured(result: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a part that both have, the run's own, unless it was skipped there."""
-    own = group(result, "metrics")
-    return {**own, **later, **{name: part for name, part in own.items() if "skipped" not in group(own, name)}}
+def _measured(own: Mapping[str, Any], later: Mapping[str, Any], present: str) -> dict[str, Any]:
+    """What was measured of this very set; of a part that both have, the run's own, unless it was skipped there."""
+    sources = [own, later, {name: part for name, part in own.items() if "skipped" not in group(own, name)}]
+    known: dict[str, Any] = {}
+    for found in sources:
+        of_this = found.get("set") == present
+        known |= {name: part for name, part in found.items() if of_this or "skipped" in group(found, name)}
+    return known
 
 
 def _file(path: Path, *, needed: bool = False) -> Mapping[str, Any]:

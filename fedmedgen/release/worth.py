@@ -35,4 +35,4 @@ def _mean(task: Mapping[str, Any], key: str, least: float) -> tuple[float | None
 
 
 def _why(part: Mapping[str, Any]) -> str:
-    return str(part.get("skipped") or "evaluation was skipped")
+    return str(part.get("skipped") or "evaluation was skipped, or it was of another set")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fedmedgen.audit.identity import fingerprint
+from fedmedgen.audit.identity import fingerprint, folder_hash
 from fedmedgen.audit.verdict import verdict
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.emission.writing import write_set
@@ -121,7 +121,9 @@ def write_run(run: Path) -> Path:
         }
     )
     (run / "settings.yaml").write_text(yaml.safe_dump(settings.to_mapping()))
-    (run / "result.json").write_text(json.dumps(result(epsilon)))
+    whole = result(epsilon)
+    whole["metrics"]["set"] = folder_hash(run / "synthetic")
+    (run / "result.json").write_text(json.dumps(whole))
     (run / "generator").mkdir()
     (run / "generator" / "model_index.json").write_text("{}")
     (run / "generator" / "weights.safetensors").write_bytes(bytes(range(64)))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedmedgen.audit.identity import folder_hash
 from fedmedgen.errors import RunError
 from fedmedgen.release.evidence import read
 from fedmedgen.release.gate import QUESTIONS, judge
@@ -197,6 +198,9 @@ WAYS: dict[str, tuple[Spoil, str]] = {
     "evaluation skipped": (
         lambda r: r.change("result.json", metrics={"fidelity": {"skipped": "no held-out cases"}}), "no held-out cases",
     ),
+    "worth of another set": (
+        lambda r: r.change("result.json", metrics__set="0" * 64), "coverage was not measured (evaluation was",
+    ),
     "never evaluated": (lambda r: r.change("result.json", metrics={}), "coverage was not measured (evaluation was sk"),
     "seeded on private data": (not_public, "seeded noise on data that isn't public"),
     "units mixed": (lambda r: r.change("result.json", sites__site_1__unit="image"), "protect different units"),
@@ -237,7 +241,7 @@ def test_what_stays_at_a_site_is_no_reason_but_its_canaries_are(small: Any) -> N
 
 def test_the_worth_may_be_measured_after_the_run(small: Any) -> None:
     metrics = json.loads(small.at("result.json").read_text())["metrics"]
-    small.change("result.json", metrics={name: {"skipped": "no held-out cases"} for name in metrics})
+    small.change("result.json", metrics={name: {"skipped": "no held-out cases"} for name in metrics if name != "set"})
     assert len(reasons(small)) == 3
     small.at("metrics.json").write_text(json.dumps(metrics))
     assert reasons(small) == []
@@ -248,7 +252,7 @@ def test_no_classes_and_no_masks_ask_for_no_classifier_and_no_segmenter(small: A
     for mask in small.at("synthetic/masks").iterdir():
         mask.unlink()
     small.at("synthetic/masks").rmdir()
-    metrics = {"fidelity": {"coverage": 0.3}}
+    metrics = {"fidelity": {"coverage": 0.3}, "set": folder_hash(small.at("synthetic"))}
     small.change("result.json", metrics=metrics)
     small.audit_anew()
     assert reasons(small) == []

@@ -99,6 +99,16 @@ def test_a_split_that_fails_gives_noise_and_no_fault(server: Any, monkeypatch: p
     assert server.at(audit_holdout=0.5).ask().config[records.STATUS] == records.DONE
 
 
+@pytest.mark.parametrize("place", ["canaries", "held-out"])
+def test_records_that_can_not_be_written_stop_the_round_before_the_spend(server: Any, place: str) -> None:
+    server.create()
+    (Path(server.policy.folder) / place).write_text("in the way")
+    assert server.at(audit_canaries=24).ask().config[records.STATUS] == records.FAULT
+    assert not server.spent
+    (Path(server.policy.folder) / place).unlink()
+    assert server.at(audit_canaries=24).ask().config[records.STATUS] == records.DONE
+
+
 def test_patients_held_out_never_reach_a_round(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     audited = server.at(audit_holdout=0.5)
     seen: list[str] = []

@@ -222,7 +222,13 @@ def test_nothing_is_stored_but_the_finished_reply_no_noise_and_no_seed(server: A
     sent = server.ask()
     folder = Path(server.policy.folder)
     (place,) = files(replies_of(server))
-    assert {path.name for path in folder.iterdir()} == {"ledger.jsonl", "ledger.head", "site.key", "replies"}
+    assert {path.name for path in folder.iterdir()} == {
+        "ledger.jsonl",
+        "ledger.head",
+        "site.key",
+        "replies",
+        "held-out",
+    }
     words, _, arrays = place.read_bytes().partition(b"\n")
     assert set(load(arrays)) == set(sent.arrays)
     assert all(np.array_equal(value, sent.arrays[name]) for name, value in load(arrays).items())
