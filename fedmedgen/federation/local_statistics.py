@@ -24,6 +24,9 @@ from fedmedgen.training.rows import encode
 
 VECTOR = "statistics"
 FREQUENCIES = "frequencies"
+OPEN_CANARY = (
+    0.02  # of the length of the sum, where nothing hides a canary: to be seen among the patients, not to drown them
+)
 Shapes = dict[str, tuple[int, ...]]
 Coefficients = Callable[[Tensor], Tensor]
 
@@ -84,7 +87,7 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     if asked.mechanism is None:
         total = sum(vectors(), torch.zeros(layout.size, dtype=torch.float64))
         if asked.canaries is not None:
-            asked.canaries.join_openly([total], STATISTICS_CLIP)
+            asked.canaries.join_openly([total], OPEN_CANARY)
         mean = total / max(1, len(patients))
     else:
         mean = statistics.release(vectors(), asked.mechanism, stream, size=layout.size, canaries=asked.canaries)
