@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.local_round import Arrays, LocalResult, LocalRound, patients_of
-from fedmedgen.federation.plan import STATISTICS_CLIP
 from fedmedgen.models import refinement
 from fedmedgen.models.basis import Basis, standardised
 from fedmedgen.privacy import statistics
