@@ -33,6 +33,8 @@ class DataSettings:
     root: str = ""  # a folder of sites, a DICOM tree or an npz; empty: phantoms
     public: bool = False  # anybody may see these radiographs: a simulation's report may then tell of single sites
     phantoms: PhantomSettings = field(default_factory=PhantomSettings)
+    only: tuple[str, ...] = ()  # of the sites found there; empty: all
+    unlabelled: tuple[str, ...] = ()  # more folders of sites, whose radiographs are used without labels and masks
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     classes: tuple[str, ...] = ()  # empty: taken from labels.csv (public by the study's choice)
     mask_classes: tuple[str, ...] = ()  # background first; empty: no masks
@@ -45,6 +47,9 @@ class DataSettings:
     test_share: float = 0.2  # of patients, where no split is given
     min_patients: int = 8
     max_patients: int = 0  # of each site, for quick runs; 0: all
+    labelled: int = -1  # training patients who keep their masks, in all; -1: every one
+    labelled_sites: tuple[str, ...] = ()  # where those are; empty: anywhere
+    labelled_draw: int = 0  # another number, other patients
     rare_class: str = ""  # made rare in training, to study rare findings; empty: none
     rare_share: float = 0.0  # of that class's training patients, kept
     rare_patients: int = 0  # or so many of them, over all sites
@@ -56,6 +61,7 @@ class DataSettings:
         require(0 <= self.test_share < 1, "data.test_share", self.test_share, "from 0 to below 1")
         require(self.min_patients >= 1, "data.min_patients", self.min_patients, "at least 1")
         require(len(self.mask_classes) != 1, "data.mask_classes", self.mask_classes, "empty, or background and more")
+        require(self.labelled >= -1, "data.labelled", self.labelled, "at least 0, or -1 for all")
         require(0 <= self.rare_share < 1, "data.rare_share", self.rare_share, "from 0 to below 1")
         require(self.rare_patients >= 0, "data.rare_patients", self.rare_patients, "at least 0")
         cuts = (self.rare_share > 0) + (self.rare_patients > 0)

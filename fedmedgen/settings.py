@@ -77,6 +77,7 @@ class SegmenterSettings:
     learning_rate: float = 1e-3
     noise_level: float = 0.1  # sigma told to the network
     images_per_patient: int = 4
+    warp: bool = False  # vary position, angle, size and gamma in training
 
     def __post_init__(self) -> None:
         require(self.rounds >= 0, "segmenter.rounds", self.rounds, "at least 0")

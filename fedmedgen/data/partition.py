@@ -42,7 +42,7 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
 
     **Raises** `DataError` if that can't be reached.
     """
-    train = _with_rare_class(cases.of_split("train"), data, seed)
+    train = _with_few_masks(_with_rare_class(cases.of_split("train"), data, seed), data)
     if data.partition == "natural":
         return {name: _capped(part, data.max_patients) for name, part in _natural(train, data.min_patients).items()}
     units = list(train.by_patient().values())
@@ -82,6 +82,23 @@ def _with_rare_class(train: CaseSet, data: DataSettings, seed: int) -> CaseSet:
     left_out = set(drawn[kept:])
     _log.info("%d of %d %ss with %s are left in training", kept, len(theirs), train.unit, data.rare_class)
     return train.with_cases([case for name, unit in patients.items() if name not in left_out for case in unit])
+
+
+def _with_few_masks(train: CaseSet, data: DataSettings) -> CaseSet:
+    """The training cases, of whom `data.labelled` patients keep their masks, drawn by the hash of their names."""
+    if data.labelled < 0:
+        return train
+    units = train.by_patient()
+    theirs = [
+        name for name, unit in units.items()
+        if any(case.mask is not None for case in unit) and unit[0].site in (data.labelled_sites or (unit[0].site,))
+    ]  # fmt: skip
+    if len(theirs) < data.labelled:
+        raise DataError(f"data.labelled asks for masks of {data.labelled} patients; {len(theirs)} have one: ask fewer")
+    drawn = set(sorted(theirs, key=lambda name: (seed_of(data.labelled_draw, "labelled", name), name))[: data.labelled])
+    return train.with_cases(
+        [case if name in drawn else replace(case, mask=None) for name, unit in units.items() for case in unit]
+    )
 
 
 def _capped(cases: CaseSet, most: int) -> CaseSet:

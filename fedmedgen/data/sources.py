@@ -43,12 +43,9 @@ def scan(settings: DataSettings, *, seed: int) -> CaseSet:
     _need_patients(found)
     classes = settings.classes or _classes(found.rows)
     cases, unknown = _label(found, classes)
-    return CaseSet(
-        tuple(_with_splits(cases, settings.test_share, seed)),
-        classes,
-        settings.mask_classes,
-        (*found.rejected, *unknown),
-    )
+    more = _unlabelled(settings)
+    chosen = _only([*_with_splits(cases, settings.test_share, seed), *more.cases], settings.only)
+    return CaseSet(tuple(chosen), classes, settings.mask_classes, (*found.rejected, *unknown, *more.rejected))
 
 
 def read_own(settings: DataSettings, *, layout: str, mask_suffix: str) -> CaseSet:
@@ -97,6 +94,23 @@ def require_enough(cases: CaseSet, settings: DataSettings) -> None:
             f"expected at least {settings.min_patients} usable {cases.unit}s (data.min_patients), got {count} with "
             f"{len(cases.rejected)} set aside: correct those or lower data.min_patients{first}{more}"
         )
+
+
+def _unlabelled(settings: DataSettings) -> Found:
+    """Radiographs of more sites, all for training, less what anybody wrote of them but the patient."""
+    found = Found()
+    for root in settings.unlabelled:
+        found.add(_read(Path(root).expanduser(), replace(settings, mask_classes=())))
+    _need_patients(found)
+    found.cases = [replace(case, label=None, mask=None, split="train") for case in found.cases if case.split != "test"]
+    return found
+
+
+def _only(cases: list[Case], sites: tuple[str, ...]) -> list[Case]:
+    there = {case.site for case in cases}
+    if odd := sorted(set(sites) - there):
+        raise DataError(f"data.only names {', '.join(odd)}; the sites are {', '.join(sorted(there))}: correct it")
+    return [case for case in cases if case.site in sites] if sites else cases
 
 
 def _read(root: Path, settings: DataSettings) -> Found:

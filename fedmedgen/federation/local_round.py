@@ -140,7 +140,7 @@ def loss_of(stage: str) -> LossPerRow:
 def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case], generator: torch.Generator) -> Rows:
     """Training rows of some cases: under the generator's objective each case `draws` times with its own noise."""
     if stage != GENERATOR:
-        return segmentation_rows(cases, generator)
+        return segmentation_rows(cases, generator, warp=settings.segmenter.warp)
     return diffusion_rows(
         cases,
         draws,

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedmedgen.data.cases import Case, FloatArray, MaskArray
 from fedmedgen.models import pipeline
 from fedmedgen.settings import GeneratorSettings
+from fedmedgen.training.variation import varied
 
 Rows = dict[str, Tensor]
 DrawRows = Callable[[torch.Generator], Rows]
@@ -78,13 +79,17 @@ def diffusion_rows(
     }
 
 
-def segmentation_rows(cases: Sequence[Case], generator: torch.Generator) -> Rows:
+def segmentation_rows(cases: Sequence[Case], generator: torch.Generator, *, warp: bool = False) -> Rows:
     """Image ``[B, 1, H, W]`` and mask ``[B, H, W]`` (long) of every case that has a mask.
 
-    Contrast and brightness vary by up to a tenth, as they do between sites.
+    Contrast and brightness vary by up to a tenth, as they do between sites; with `warp` position, angle, size and
+    gamma vary too.
     """
     known = [case for case in cases if case.mask is not None]
     image = encode(known)
+    if warp:
+        masks = torch.from_numpy(np.stack([case.mask for case in known if case.mask is not None]))
+        return dict(zip(("image", "mask"), varied(image, masks, generator), strict=True))
     gain, shift = (0.2 * torch.rand(2, len(known), 1, 1, 1, generator=generator) - 0.1).unbind()
     masks = np.stack([case.mask for case in known if case.mask is not None])
     return {"image": (image * (1 + gain) + shift).clamp(-1, 1), "mask": torch.from_numpy(masks).long()}
