@@ -87,12 +87,11 @@ def segmentation_rows(cases: Sequence[Case], generator: torch.Generator, *, warp
     """
     known = [case for case in cases if case.mask is not None]
     image = encode(known)
+    masks = torch.from_numpy(np.stack([case.mask for case in known if case.mask is not None]))
     if warp:
-        masks = torch.from_numpy(np.stack([case.mask for case in known if case.mask is not None]))
         return dict(zip(("image", "mask"), varied(image, masks, generator), strict=True))
     gain, shift = (0.2 * torch.rand(2, len(known), 1, 1, 1, generator=generator) - 0.1).unbind()
-    masks = np.stack([case.mask for case in known if case.mask is not None])
-    return {"image": (image * (1 + gain) + shift).clamp(-1, 1), "mask": torch.from_numpy(masks).long()}
+    return {"image": (image * (1 + gain) + shift).clamp(-1, 1), "mask": masks.long()}
 
 
 def to_device(rows: Rows, device: torch.device) -> Rows:

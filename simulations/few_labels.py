@@ -1,0 +1,179 @@
+"""Segmentation from a few labelled radiographs, by row, number of labels and draw: docs/results/few-labels.md.
+
+python -m simulations.few_labels --out docs/results
+
+Rows whose network isn't pre-trained yet (`--pretrain NAME …`) wait; cells that stand in the CSV aren't computed again.
+Several processes may share the work: each takes cells that nobody has taken. A killed one leaves its mark in
+RUNS/few-labels-taken, to be removed by hand.
+"""
+
+import argparse
+import csv
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from fedmedgen.composition import compose
+from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.partition import held
+from fedmedgen.evaluation.segmentation import score
+from fedmedgen.seeds import seed_of
+from fedmedgen.settings import Settings
+from simulations.few_labels_page import page
+from simulations.few_labels_rows import PRETRAINED, ROWS, Cell, pretrained
+from simulations.grid_table import code_commit
+
+COUNTS, DRAWS = (5, 1, 20, 2, 10), 5
+LABELLED_AT = "shenzhen"
+RATES = (1e-3, 3e-3, 6e-3)
+TUNED_ON = "validation"  # training patients who are in no draw
+VALIDATION = 60
+FIELDS = ("row", "labels", "draw", "rate", "site", "dice", "hd95", "missed", "seconds", "commit")
+Found = dict[str, Any]
+
+
+def study() -> Settings:
+    return compose(["study=few-labels", "privacy=none", "data.unlabelled=[]"])
+
+
+def sides(settings: Settings) -> tuple[list[Case], CaseSet, CaseSet]:
+    """The training cases that labels are drawn from, validation cases of both sites, and the test cases."""
+    loaded = held(settings.data, settings.seed).loaded
+    train = loaded.of_split("train")
+    apart = sorted(train, key=lambda case: seed_of(0, "validation", case.site, case.name))
+    validation = [case for site in train.sites for case in apart if case.site == site]
+    few = {site: [case for case in validation if case.site == site][: VALIDATION // 2] for site in train.sites}
+    chosen = [case for part in few.values() for case in part]
+    names = {(case.site, case.name) for case in chosen}
+    pool = [case for case in train if case.site == LABELLED_AT and (case.site, case.name) not in names]
+    return pool, train.with_cases(chosen), loaded.of_split("test")
+
+
+def measured(cell: Cell, test: CaseSet) -> list[Found]:
+    """Dice and HD95 (pixels) of a row's masks on all test cases, and on each site's."""
+    start = time.monotonic()
+    predict = ROWS[cell.row](cell)
+    seconds = round(time.monotonic() - start, 1)
+    with torch.no_grad():
+        masks = predict(torch.from_numpy(test.images())).to(torch.uint8).numpy()
+    known = {"row": cell.row, "labels": cell.labels, "draw": cell.draw, "rate": cell.rate, "seconds": seconds}
+    found = []
+    for site in ("all", *test.sites):
+        places = [place for place, case in enumerate(test) if site in ("all", case.site)]
+        got = score([masks[place] for place in places], test.with_cases([test.cases[place] for place in places]))
+        numbers = {"dice": got["dice_mean"], "hd95": got["hd95"], "missed": got["hd95_missed"]}
+        found.append(known | {"site": site, "commit": code_commit()} | numbers)
+    return found
+
+
+def tuned_rate(row: str, cells: "Cells", settings: Settings, pool: list[Case], validation: CaseSet) -> float:
+    """The best of the same few learning rates for every row, at 5 labels of a draw of its own, by validation Dice."""
+    best, rate_of_best = -1.0, RATES[1]
+    for rate in RATES:
+        cell = Cell(row, 5, DRAWS, rate, settings, _drawn(pool, 5, DRAWS), pool, cells.runs)
+        found = cells.once(cell, validation, TUNED_ON)
+        if found > best:
+            best, rate_of_best = found, rate
+    return rate_of_best
+
+
+class Cells:
+    """The CSV of cells that are done, and marks of those that some process has taken."""
+
+    def __init__(self, path: Path, runs: Path) -> None:
+        self.path, self.runs = path, runs
+
+    def read(self) -> list[Found]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def once(self, cell: Cell, test: CaseSet, on: str) -> float:
+        """Dice on all of the cases, measured now unless it stands in the CSV."""
+        for row in self.read():
+            same = (row["row"], row["labels"], row["draw"], float(row["rate"]))
+            if row["site"] == f"{on}: all" and same == (cell.row, str(cell.labels), str(cell.draw), cell.rate):
+                return float(row["dice"])
+        found = measured(cell, test)
+        self.add([row | {"site": f"{on}: {row['site']}"} for row in found])
+        return float(found[0]["dice"])
+
+    def add(self, rows: Sequence[Found]) -> None:
+        is_new = not self.path.is_file()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            if is_new:
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def take(self, cell: Cell) -> bool:
+        """Whether the cell is this process's to compute: nobody has done or begun it."""
+        mark = self.runs / "few-labels-taken" / f"{cell.row}-{cell.labels}-{cell.draw}"
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        done = any(
+            (row["row"], row["labels"], row["draw"], row["site"]) == (cell.row, str(cell.labels), str(cell.draw), "all")
+            for row in self.read()
+        )
+        with suppress(FileExistsError):
+            if not done:
+                mark.touch(exist_ok=False)
+                return True
+        return False
+
+
+def cells_of(
+    rows: Sequence[str], cells: Cells, settings: Settings, pool: list[Case], validation: CaseSet
+) -> Iterator[Cell]:
+    """Every cell, most valuable first: row by row, and of a row the middle number of labels first."""
+    for row in rows:
+        if not pretrained(row, cells.runs):
+            continue
+        rate = tuned_rate("scratch" if row == "mean-mask" else row, cells, settings, pool, validation)
+        for labels in COUNTS:
+            for draw in range(DRAWS):
+                yield Cell(row, labels, draw, rate, settings, _drawn(pool, labels, draw), pool, cells.runs)
+
+
+def _drawn(pool: Sequence[Case], labels: int, draw: int) -> list[Case]:
+    """The labelled cases of a draw; those of fewer labels are among those of more."""
+    order = np.random.default_rng(seed_of(0, "few labels", draw)).permutation(len(pool))
+    return [pool[place] for place in order[:labels]]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--pretrain", nargs="*", default=[], choices=list(PRETRAINED), help="only these runs, no cells")
+    args = parser.parse_args(words)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    torch.set_num_threads(1)
+    if args.pretrain:
+        for name in args.pretrain:
+            PRETRAINED[name].run(args.runs, name)
+        return 0
+    settings = study()
+    pool, validation, test = sides(settings)
+    args.out.mkdir(parents=True, exist_ok=True)
+    cells = Cells(args.out / "few-labels.csv", args.runs)
+    for cell in track(cells_of(args.rows, cells, settings, pool, validation), "cells", console=Console(stderr=True)):
+        if cells.take(cell):
+            cells.add(measured(cell, test))
+            (args.out / "few-labels.md").write_text("\n".join(page(cells.read())) + "\n")
+    (args.out / "few-labels.md").write_text("\n".join(page(cells.read())) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The page of the few-labels study, from its CSV."""
+
+import datetime
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from simulations.few_labels_rows import PRETRAINED, ROWS
+from simulations.grid_table import code_commit, machine
+
+COMMAND = "python -m simulations.few_labels --out docs/results"
+BASE = "scratch"
+Key = tuple[str, int, int]  # row, labels, draw
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Dice by row and number of labels, paired gains over scratch with their intervals, sites apart, learning rates."""
+    sites = sorted({row["site"] for row in rows if ":" not in row["site"]})
+    dice = {site: _by_cell(rows, site, "dice") for site in sites}
+    whole = dice.get("all", {})
+    names = [name for name in ROWS if any(key[0] == name for key in whole)]
+    counts = sorted({key[1] for key in whole})
+    yield from ("# Segmentation from few labels", "", f"`{COMMAND}`", "")
+    yield f"- {datetime.datetime.now(datetime.UTC).date()}, commit {code_commit()}, {machine()}"
+    yield "- lungs at 64x64, test patients of both sites; labels from Shenzhen alone, up to 5 draws"
+    yield "- 150 fine-tuning steps of 8, the same augmentation for every row; the learning rate of each row is the best"
+    yield "  of the same three, at 5 labels of one more draw, on training patients set apart"
+    if not whole:
+        return
+    yield from ("", "Dice, mean over draws (their number), all test cases:", "")
+    yield f"| labels | {' | '.join(map(str, counts))} | mean |"
+    yield f"|{' --- |' * (len(counts) + 2)}"
+    for name in names:
+        cells = [_mean([value for key, value in whole.items() if key[:2] == (name, count)]) for count in counts]
+        yield f"| {name} | {' | '.join(cells)} | {_mean([value for key, value in whole.items() if key[0] == name])} |"
+    yield from ("", f"Gain over {BASE} in points of Dice, paired by draw; 95 % interval (t over pairs):", "")
+    yield f"| row | {' | '.join(map(str, counts))} | all | pairs |"
+    yield f"|{' --- |' * (len(counts) + 3)}"
+    for name in names:
+        if name != BASE:
+            pairs = {count: _gains(whole, name, count) for count in counts}
+            together = [gain for found in pairs.values() for gain in found]
+            shown = [f"{np.mean(found):+.1f}" if found else "" for found in pairs.values()]
+            yield f"| {name} | {' | '.join(shown)} | {_interval(together)} | {len(together)} |"
+    sites.remove("all")
+    words = (
+        "By site of the test patients (labels are Shenzhen's), mean of all cells; HD95 in pixels, of masks not empty:"
+    )
+    yield from ("", words, "")
+    yield f"| row | {' | '.join(f'Dice, {site}' for site in sites)} | HD95 |"
+    yield f"|{' --- |' * (len(sites) + 2)}"
+    far = _by_cell(rows, "all", "hd95")
+    for name in names:
+        shown = [_mean([value for key, value in dice[site].items() if key[0] == name]) for site in sites]
+        yield f"| {name} | {' | '.join(shown)} | {_mean([v for key, v in far.items() if key[0] == name], places=1)} |"
+    rates = {row["row"]: row["rate"] for row in rows if row["site"] == "all"}
+    yield from ("", "Learning rates: " + ", ".join(f"{name} {float(rates[name]):g}" for name in names) + ".")
+    yield from ("", "Pre-trained by `fedmedgen simulate study=few-labels segmenter.rounds=0` and:", "")
+    yield from (f"- {name}: `{' '.join(known.words)}`" for name, known in PRETRAINED.items())
+
+
+def _by_cell(rows: Sequence[Mapping[str, Any]], site: str, figure: str) -> dict[Key, float]:
+    return {
+        (row["row"], int(row["labels"]), int(row["draw"])): float(row[figure])
+        for row in rows
+        if row["site"] == site and row[figure] not in ("", None)
+    }
+
+
+def _gains(dice: Mapping[Key, float], name: str, count: int) -> list[float]:
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for (row, labels, draw), value in dice.items():
+        if labels == count:
+            found[draw][row] = value
+    return [100 * (both[name] - both[BASE]) for both in found.values() if name in both and BASE in both]
+
+
+def _interval(gains: Sequence[float]) -> str:
+    if len(gains) < 2:
+        return ""
+    middle, half = np.mean(gains), stats.t.ppf(0.975, len(gains) - 1) * stats.sem(gains)
+    return f"{middle:+.2f} ({middle - half:+.2f} to {middle + half:+.2f})"
+
+
+def _mean(values: Sequence[float], *, places: int = 3) -> str:
+    return f"{np.mean(values):.{places}f} ({len(values)})" if values else ""

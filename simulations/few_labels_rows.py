@@ -1,0 +1,231 @@
+"""The rows of the few-labels table: ways to a network that marks lungs, and the runs that pre-train some of them."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedmedgen.data.cases import Case
+from fedmedgen.errors import RunError
+from fedmedgen.federation import local_round, plan
+from fedmedgen.models import pipeline
+from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.saving import load_generator
+from fedmedgen.models.segmenter import Segmenter
+from fedmedgen.seeds import seed_of
+from fedmedgen.settings import Settings
+from fedmedgen.training.fit import Schedule, fit_ordinary
+from fedmedgen.training.losses import segmentation_loss
+from fedmedgen.training.rows import Rows
+from simulations.run import simulate
+
+Predict = Callable[[Tensor], Tensor]
+"""Masks ``[B, H, W]`` of images ``[B, 1, H, W]``."""
+LEDM_LEVELS = (0.05, 0.2, 0.6)
+PSEUDO = 200  # unlabelled radiographs that self-training labels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row at one number of labels: what is labelled, what is there besides, and the learning rate."""
+
+    row: str
+    labels: int
+    draw: int
+    rate: float
+    settings: Settings
+    labelled: Sequence[Case]
+    pool: Sequence[Case]  # all training cases of the site; what is labelled of them is `labelled` alone
+    runs: Path
+
+    @property
+    def seed(self) -> int:
+        return seed_of(self.settings.seed, "few labels", self.labels, self.draw)
+
+    @property
+    def steps(self) -> int:
+        return self.settings.segmenter.local_steps
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A study that ends with a denoiser: the words that give it."""
+
+    words: tuple[str, ...]
+
+    def run(self, runs: Path, name: str) -> None:
+        """Run it, unless it has ended before."""
+        out = runs / f"pretrain-{name}"
+        if not (out / "result.json").is_file():
+            simulate([*COMMON, *self.words], out=str(out))
+
+
+COMMON = ("study=few-labels", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1")
+OPEN = ("privacy=none",)
+RELEASED = (
+    "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
+    "prior.phantoms=1000",
+)  # fmt: skip
+PRETRAINED = {
+    "federated": Pretraining(OPEN),
+    "local": Pretraining(
+        (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")
+    ),
+    "centralised": Pretraining(
+        (*OPEN, "data.partition=even", "data.sites=1", "federation.min_sites=1", "generator.local_steps=320")
+    ),
+    "autoencoder": Pretraining((*OPEN, "generator.noise_std=0.001", "generator.noise_mean=-1.5")),
+    "eps10": Pretraining(("privacy=eps10", *RELEASED)),
+    "eps1": Pretraining(("privacy=eps1", *RELEASED)),
+    "phantoms": Pretraining(
+        (
+            *OPEN, "data.root=''", "data.unlabelled=[]", "data.labelled_sites=[]", "data.classes=[normal,nodule]",
+            "data.sites=1", "federation.min_sites=1", "generator.local_steps=250",
+        )
+    ),
+}  # fmt: skip
+
+
+def pretrained(row: str, runs: Path) -> bool:
+    """Whether the run that a row starts from has ended; rows that start from none are ready."""
+    source = SOURCES.get(row)
+    return source is None or (runs / f"pretrain-{source}" / "generator" / "model_index.json").is_file()
+
+
+def denoiser_of(cell: Cell) -> Denoiser:
+    """The denoiser that the row starts from."""
+    found = load_generator(cell.runs / f"pretrain-{SOURCES[cell.row]}" / "generator")
+    if not isinstance(found, Denoiser):
+        raise RunError(f"expected a denoiser to start {cell.row} from; got a {type(found).__name__}")
+    return found
+
+
+def fresh(cell: Cell) -> Segmenter:
+    """A segmenter with the initial weights of the cell's own seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        model = local_round.build_model(_seeded(cell), plan.SEGMENTER)
+    assert isinstance(model, Segmenter)
+    return model
+
+
+def tuned(model: nn.Module, cell: Cell, cases: Sequence[Case], *, steps: int) -> nn.Module:
+    """Fine-tune what can be trained of a model on cases that have masks, by the study's own recipe."""
+    settings, batch = cell.settings, cell.settings.segmenter.batch_size
+
+    def rows(generator: torch.Generator) -> Rows:
+        chosen = torch.randint(len(cases), (batch,), generator=generator).tolist()
+        return local_round.draw_rows(settings, plan.SEGMENTER, 1, [cases[place] for place in chosen], generator)
+
+    schedule = Schedule(learning_rate=cell.rate, first_step=0, steps=steps, total_steps=steps)
+    generator = torch.Generator().manual_seed(cell.seed)
+    fit_ordinary(model, segmentation_loss, rows, schedule=schedule, generator=generator)
+    return model.eval()
+
+
+def masks_of(model: nn.Module) -> Predict:
+    return lambda images: torch.cat([model(part).argmax(1) for part in torch.split(images, 64)])
+
+
+def mean_mask(cell: Cell) -> Predict:
+    """No network: the pixels that most of the labelled masks hold."""
+    masks = torch.from_numpy(np.stack([case.mask for case in cell.labelled if case.mask is not None]))
+    common = (masks.float().mean(0) >= 0.5).to(torch.uint8)
+    return lambda images: common.expand(len(images), *common.shape)
+
+
+def scratch(cell: Cell, *, times: int = 1) -> Predict:
+    return masks_of(tuned(fresh(cell), cell, cell.labelled, steps=times * cell.steps))
+
+
+def self_training(cell: Cell) -> Predict:
+    """A teacher from the labels marks the site's other radiographs; a student learns from both, half and half."""
+    teacher = scratch(cell)
+    own = {case.name for case in cell.labelled}
+    others = [case for case in cell.pool if case.name not in own][:PSEUDO]
+    with torch.no_grad():
+        guesses = teacher(torch.from_numpy(np.stack([case.image for case in others]))).to(torch.uint8).numpy()
+    marked = [_with_mask(case, guess) for case, guess in zip(others, guesses, strict=True)]
+    repeats = -(-len(marked) // len(cell.labelled))
+    return masks_of(tuned(fresh(cell), cell, [*marked, *list(cell.labelled) * repeats], steps=cell.steps))
+
+
+def ptdr(cell: Cell) -> Predict:
+    """The whole denoiser, fine-tuned end to end with a new head (Rousseau et al. 2023)."""
+    return masks_of(
+        tuned(local_round.segmenter_of(denoiser_of(cell), _seeded(cell)), cell, cell.labelled, steps=cell.steps)
+    )
+
+
+def ledm(cell: Cell) -> Predict:
+    """A classifier of each pixel on the frozen denoiser's features at a few noise levels (Baranchuk et al. 2022)."""
+    return masks_of(tuned(PixelClassifier(denoiser_of(cell), cell), cell, cell.labelled, steps=cell.steps))
+
+
+class PixelClassifier(nn.Module):
+    """Two 1x1 convolutions on what the upward blocks hold of a noisy image, brought to its size."""
+
+    def __init__(self, denoiser: Denoiser, cell: Cell) -> None:
+        super().__init__()
+        self.unet, self.config = copy.deepcopy(denoiser.unet).requires_grad_(False), denoiser.config
+        self.noise = torch.randn((1, 1, *cell.settings.data.size), generator=torch.Generator().manual_seed(0))
+        self._seen: list[Tensor] = []
+        for block in self.unet.up_blocks:
+            block.register_forward_hook(lambda _block, _given, out: self._seen.append(out))
+        width = sum(part.shape[1] for part in self._features(torch.zeros(1, 1, *cell.settings.data.size)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cell.seed)
+            outputs = len(cell.settings.data.mask_classes)
+            self.head = nn.Sequential(nn.Conv2d(width, 64, 1), nn.SiLU(), nn.Conv2d(64, outputs, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = images.shape[-2:]
+        parts = [F.interpolate(part, size, mode="bilinear") for part in self._features(images)]
+        logits: Tensor = self.head(torch.cat([F.layer_norm(part, part.shape[1:]) for part in parts], 1))
+        return logits
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> list[Tensor]:
+        self._seen.clear()
+        labels = torch.full((len(images),), self.unet.config.num_class_embeds - 1)
+        for level in LEDM_LEVELS:
+            sigma = torch.full((len(images),), level)
+            spectrum = pipeline.power(images.shape, self.config.sigma_data, self.config.preconditioning)
+            noisy = pipeline.coefficients(sigma, spectrum)[2] * (images + level * self.noise)
+            pipeline.network(self.unet, noisy, sigma, labels, self.config.unshuffle)
+        return list(self._seen)
+
+
+def _with_mask(case: Case, mask: np.ndarray) -> Case:
+    return Case(image=case.image, mask=mask, name=case.name, site=case.site, patient=case.patient)
+
+
+def _seeded(cell: Cell) -> Settings:
+    return replace(cell.settings, seed=cell.seed % 2**31)
+
+
+ROWS: dict[str, Callable[[Cell], Predict]] = {
+    "mean-mask": mean_mask,
+    "scratch": scratch,
+    "ptdr-federated": ptdr,
+    "ptdr-local": ptdr,
+    "ptdr-eps10": ptdr,
+    "scratch-2x": partial(scratch, times=2),
+    "ptdr-phantoms": ptdr,
+    "ptdr-centralised": ptdr,
+    "ptdr-eps1": ptdr,
+    "self-training": self_training,
+    "autoencoder": ptdr,
+    "ledm": ledm,
+}
+SOURCES = {
+    **{row: row.removeprefix("ptdr-") for row in ROWS if row.startswith("ptdr-")},
+    "autoencoder": "autoencoder",
+    "ledm": "federated",
+}
