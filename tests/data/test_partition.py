@@ -192,3 +192,33 @@ def test_an_unknown_rare_class_is_refused():
 def test_a_rare_class_goes_with_one_way_to_cut_it(words):
     with pytest.raises(SettingsError, match="rare_class must be named together with either"):
         DataSettings(**words)
+
+
+def _masked(patients: int = 40) -> CaseSet:
+    cases = _cases(patients)
+    mask = np.ones((8, 8), np.uint8)
+    return replace(cases.with_cases([replace(case, mask=mask) for case in cases]), mask_classes=("background", "lung"))
+
+
+def _labelled(cases: CaseSet, **words: object) -> set[tuple[str, str | None]]:
+    parts = partition(cases, DataSettings(min_patients=1, **words), seed=0)
+    return {(case.site, case.patient) for part in parts.values() for case in part if case.mask is not None}
+
+
+def test_only_so_many_patients_keep_their_masks_and_all_of_hers() -> None:
+    cases = _masked()
+    few, more = _labelled(cases, labelled=3), _labelled(cases, labelled=6)
+    assert (len(few), len(more)) == (3, 6)
+    assert few < more
+    parts = partition(cases, DataSettings(min_patients=1, labelled=3), seed=0)
+    assert sum(case.mask is not None for part in parts.values() for case in part) == 6  # two films each
+    assert sum(map(len, parts.values())) == len(cases.of_split("train"))
+    assert _labelled(cases, labelled=3, labelled_draw=1) != few
+
+
+def test_the_masks_may_be_one_sites_alone_and_too_many_are_refused() -> None:
+    cases = _masked()
+    assert {site for site, _ in _labelled(cases, labelled=4, labelled_sites=("origin-1",))} == {"origin-1"}
+    assert _labelled(cases, labelled=0) == set()
+    with pytest.raises(DataError, match="masks of 99 patients"):
+        _labelled(cases, labelled=99)

@@ -1,5 +1,7 @@
 """Folders, archives and phantoms through the one door: classes, patients, splits, and what a bad file leaves alone."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -183,3 +185,20 @@ def test_real_radiographs_are_read_whole(real_data, name, changes, count, patien
     assert cases.classes == classes
     if "mask_classes" in changes:
         assert all(case.mask is not None and case.mask.any() for case in cases)
+
+
+def test_more_sites_join_without_what_anybody_wrote_of_them(tmp_path, site, scan_site):
+    shutil.copytree(site, tmp_path / "more" / "south")
+    cases = scan_site(unlabelled=(str(tmp_path / "more"),))
+    south = cases.of_site("south")
+    assert len(south) == len(cases.of_site("north")) == 4
+    assert {(case.label, case.mask, case.split) for case in south} == {(None, None, "train")}
+    assert all(case.patient for case in south)
+
+
+def test_only_the_sites_that_are_named_take_part(tmp_path, site, scan_site):
+    shutil.copytree(site, tmp_path / "more" / "south")
+    more = (str(tmp_path / "more"),)
+    assert scan_site(unlabelled=more, only=("south",)).sites == ("south",)
+    with pytest.raises(DataError, match=r"data.only names west; the sites are north, south"):
+        scan_site(unlabelled=more, only=("west",))

@@ -1,0 +1,144 @@
+"""The few-labels study: every row marks lungs, cells are computed once, gains are paired by draw."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedmedgen.composition import compose
+from fedmedgen.data.partition import held
+from fedmedgen.federation import local_round, plan
+from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.saving import save_generator
+from simulations import few_labels
+from simulations.few_labels_page import page
+from simulations.few_labels_rows import PRETRAINED, ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained
+
+TINY = ("study=demo", "smoke=true", "privacy=none", "data.size=[32,32]", "generator.with_masks=false",
+        "segmenter.local_steps=2", "segmenter.batch_size=2", "segmenter.warp=true", "data.max_patients=30")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return compose(TINY)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, settings):
+    """A denoiser of known weights where every pre-training would leave its own."""
+    folder = tmp_path_factory.mktemp("runs")
+    denoiser = local_round.build_model(settings, plan.GENERATOR)
+    assert isinstance(denoiser, Denoiser)
+    for name in PRETRAINED:
+        save_generator(denoiser, folder / f"pretrain-{name}" / "generator", card={})
+    return folder
+
+
+@pytest.fixture
+def cell(settings, runs):
+    pool = list(held(settings.data, settings.seed).loaded.of_split("train"))[:12]
+    return Cell("scratch", 2, 0, 1e-3, settings, pool[:2], pool, runs)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_marks_every_pixel_of_every_image(cell, row):
+    assert pretrained(row, cell.runs)
+    predict = ROWS[row](replace(cell, row=row))
+    with torch.no_grad():
+        masks = predict(torch.from_numpy(np.stack([case.image for case in cell.pool])))
+    assert masks.shape == (12, 32, 32)
+    assert set(masks.unique().tolist()) <= {0, 1, 2}
+
+
+def test_a_row_waits_for_its_pretraining(cell, tmp_path):
+    assert not pretrained("ptdr-federated", tmp_path)
+    assert pretrained("scratch", tmp_path)
+    assert set(SOURCES.values()) == set(PRETRAINED)
+
+
+def test_ptdr_starts_from_the_whole_denoiser_and_scratch_from_none_of_it(cell):
+    denoiser = denoiser_of(replace(cell, row="ptdr-federated"))
+    started = local_round.segmenter_of(denoiser, cell.settings).unet.state_dict()
+    before = denoiser.unet.state_dict()
+    changed = {name for name, value in started.items() if not torch.equal(value, before[name])}
+    assert changed == {"conv_out.weight", "conv_out.bias"}
+    own = fresh(cell).unet.state_dict()
+    assert not torch.equal(own["conv_in.weight"], started["conv_in.weight"])
+
+
+def test_fewer_labels_are_among_more_and_other_draws_are_others(cell):
+    drawn = [{case.name for case in few_labels._drawn(cell.pool, count, 0)} for count in (1, 2, 5)]
+    assert drawn[0] < drawn[1] < drawn[2]
+    assert {case.name for case in few_labels._drawn(cell.pool, 5, 1)} != drawn[2]
+
+
+def test_nobody_is_labelled_and_validated_on(monkeypatch, settings):
+    monkeypatch.setattr(few_labels, "LABELLED_AT", "site-1")
+    monkeypatch.setattr(few_labels, "VALIDATION", 6)
+    pool, validation, test = few_labels.sides(settings)
+    names = [{(case.site, case.name) for case in part} for part in (pool, validation, test)]
+    assert len(names[0] | names[1] | names[2]) == sum(map(len, names))
+    assert {case.site for case in pool} == {"site-1"}
+
+
+def test_cells_are_taken_once_and_measured_by_site(cell, tmp_path):
+    cells = few_labels.Cells(tmp_path / "few-labels.csv", tmp_path)
+    assert cells.take(cell)
+    assert not cells.take(cell)
+    test = held(cell.settings.data, cell.settings.seed).loaded.of_split("test")
+    found = few_labels.measured(replace(cell, row="mean-mask"), test)
+    assert [row["site"] for row in found] == ["all", *test.sites]
+    cells.add(found)
+    (tmp_path / "few-labels-taken").rename(tmp_path / "gone")
+    assert not cells.take(replace(cell, row="mean-mask"))  # done, whatever marks are left
+    assert cells.take(cell)
+
+
+def test_the_rate_is_the_best_on_validation_and_measured_once(cell, tmp_path, monkeypatch):
+    cells, asked = few_labels.Cells(tmp_path / "few-labels.csv", tmp_path), []
+
+    def pretend(one, test):
+        asked.append(one.rate)
+        dice = {1e-3: 0.7, 3e-3: 0.9, 6e-3: 0.8}[one.rate]
+        return [dict.fromkeys(few_labels.FIELDS, "") | {
+            "row": one.row, "labels": one.labels, "draw": one.draw, "rate": one.rate, "site": "all", "dice": dice,
+        }]  # fmt: skip
+
+    monkeypatch.setattr(few_labels, "measured", pretend)
+    test = held(cell.settings.data, cell.settings.seed).loaded.of_split("test")
+    for _ in range(2):
+        assert few_labels.tuned_rate("scratch", cells, cell.settings, list(cell.pool), test) == 3e-3
+    assert len(asked) == 3
+
+
+def test_gains_are_paired_by_draw(tmp_path):
+    dice = {("scratch", 0): 0.90, ("scratch", 1): 0.92, ("ptdr-federated", 0): 0.91, ("ptdr-federated", 1): 0.95}
+    path = tmp_path / "few-labels.csv"
+    few_labels.Cells(path, tmp_path).add(
+        [
+            {"row": row, "labels": 5, "draw": draw, "rate": 1e-3, "site": site, "dice": value, "hd95": 3.0, "missed": 0,
+             "seconds": 1, "commit": "abc"}
+            for (row, draw), value in dice.items() for site in ("all", "here")
+        ]
+    )  # fmt: skip
+    with path.open(newline="") as file:
+        text = "\n".join(page(list(csv.DictReader(file))))
+    assert "| ptdr-federated | +2.0 | +2.00 (-10.71 to +14.71) | 2 |" in text
+    assert "| scratch | 0.910 (2) | 0.910 (2) |" in text
+
+
+def test_a_page_without_cells_says_how_to_make_them():
+    assert few_labels.__name__ in "\n".join(page([]))
+
+
+def test_the_runs_folder_decides_what_is_pretrained(tmp_path: Path, monkeypatch):
+    said = []
+    monkeypatch.setattr("simulations.few_labels_rows.simulate", lambda words, out: said.append((words, out)))
+    (tmp_path / "pretrain-local").mkdir()
+    (tmp_path / "pretrain-local" / "result.json").write_text("{}")
+    assert few_labels.main(["--runs", str(tmp_path), "--pretrain", "local", "eps10"]) == 0
+    assert [out for _, out in said] == [str(tmp_path / "pretrain-eps10")]
+    assert "privacy=eps10" in said[0][0]
