@@ -187,7 +187,7 @@ class Settings:
 
     study: str = "demo"
     seed: int = 0
-    rounds: int = 4
+    rounds: int = 4  # of the generator; 0: it learns from the curriculum alone
     smoke: bool = False
     out: str = ""  # the run folder; empty: runs/STUDY-SEED
     backend: Literal["in-process", "flower", "deployment"] = "in-process"
@@ -208,9 +208,10 @@ class Settings:
     fault: FaultSettings = field(default_factory=FaultSettings)
 
     def __post_init__(self) -> None:
-        positive("settings", self, "rounds")
         moments = self.generator.family == "moments"
         masks = self.segmenter.rounds if self.data.mask_classes else 0
+        least = 0 if self.curriculum.steps and masks else 1
+        require(self.rounds >= least, "rounds", self.rounds, "at least 1; 0 with a curriculum and a segmenter")
         check_release(self.statistics, self.curriculum, moments=moments, masks=masks)
 
     @property

@@ -69,7 +69,7 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
         "epsilon": max(spent, default=0.0),  # computed from what was run, at the site that spent most
         "epsilon_target": privacy.epsilon,
         "delta": privacy.delta,
-        "noise_multiplier": rounds.noise.get(plan.GENERATOR) if rounds else None,
+        "noise_multiplier": plan.of_rounds(rounds.noise) or None if rounds else None,
         "statistics_noise_multiplier": rounds.noise.get(plan.STATISTICS) if rounds else None,
         "statistics_rounds": study.settings.statistics.rounds if study.settings.statistics.share else 0,
         "sample_rate": privacy.sample_rate,

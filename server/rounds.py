@@ -48,7 +48,7 @@ class Rounds:
 
     def request_config(self, stage: Stage) -> ConfigRecord:
         """What goes with the arrays of every round of a stage."""
-        noise, first = (self.noise.get(name, 0.0) for name in (plan.GENERATOR, plan.STATISTICS))
+        noise, first = plan.of_rounds(self.noise), self.noise.get(plan.STATISTICS, 0.0)
         return messages.request_config(self.store.run, stage.name, self.store.settings, noise, first)
 
     def epsilon_after(self, stage: Stage, number: int) -> float | None:

@@ -119,7 +119,7 @@ def begin(grid: Grid, study: Study) -> Rounds:
     agreed = None
     if settings.private:
         first = members[0]
-        of_stage = {"noise": noise.get(plan.GENERATOR, 0.0), "statistics_noise": noise.get(plan.STATISTICS, 0.0)}
+        of_stage = {"noise": plan.of_rounds(noise), "statistics_noise": noise.get(plan.STATISTICS, 0.0)}
         agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled)
     rounds = Rounds(study.store, members, noise, agreed)
     latest = study.store.latest()

@@ -58,8 +58,8 @@ def page(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {name} | {' | '.join(shown)} | {_mean([v for key, v in far.items() if key[0] == name], places=1)} |"
     rates = {row["row"]: row["rate"] for row in rows if row["site"] == "all"}
     yield from ("", "Learning rates: " + ", ".join(f"{name} {float(rates[name]):g}" for name in names) + ".")
-    yield from ("", "Pre-trained by `fedmedgen simulate study=few-labels segmenter.rounds=0` and:", "")
-    yield from (f"- {name}: `{' '.join(known.words)}`" for name, known in PRETRAINED.items())
+    yield from ("", "Pre-trained, or pairs drawn, by `fedmedgen simulate` and:", "")
+    yield from (f"- {name}: `{' '.join((*known.common, *known.words))}`" for name, known in PRETRAINED.items())
 
 
 def _by_cell(rows: Sequence[Mapping[str, Any]], site: str, figure: str) -> dict[Key, float]:

@@ -18,6 +18,7 @@ from fedmedgen.models import pipeline
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.saving import load_generator
 from fedmedgen.models.segmenter import Segmenter
+from fedmedgen.reporting.record import read
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
 from fedmedgen.training.fit import Schedule, fit_ordinary
@@ -53,20 +54,24 @@ class Cell:
         return self.settings.segmenter.local_steps
 
 
+COMMON = ("study=few-labels", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1")
+PAIRS = ("study=lungs", "data.columns.patient=patient", "segmenter.rounds=0", "runtime.server_threads=1")
+
+
 @dataclass(frozen=True)
 class Pretraining:
-    """A study that ends with a denoiser: the words that give it."""
+    """A study that ends with a denoiser, or with pairs of image and mask: the words that give it."""
 
     words: tuple[str, ...]
+    common: tuple[str, ...] = COMMON
 
     def run(self, runs: Path, name: str) -> None:
         """Run it, unless it has ended before."""
         out = runs / f"pretrain-{name}"
         if not (out / "result.json").is_file():
-            simulate([*COMMON, *self.words], out=str(out))
+            simulate([*self.common, *self.words], out=str(out))
 
 
-COMMON = ("study=few-labels", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1")
 OPEN = ("privacy=none",)
 RELEASED = (
     "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
@@ -83,6 +88,9 @@ PRETRAINED = {
     "autoencoder": Pretraining((*OPEN, "generator.noise_std=0.001", "generator.noise_mean=-1.5")),
     "eps10": Pretraining(("privacy=eps10", *RELEASED)),
     "eps1": Pretraining(("privacy=eps1", *RELEASED)),
+    "pairs-none": Pretraining(OPEN, PAIRS),
+    "pairs-eps10": Pretraining(("privacy=eps10", "generator=moments", "statistics.share=1"), PAIRS),
+    "pairs-eps1": Pretraining(("privacy=eps1", "generator=moments", "statistics.share=1"), PAIRS),
     "phantoms": Pretraining(
         (
             *OPEN, "data.root=''", "data.unlabelled=[]", "data.labelled_sites=[]", "data.classes=[normal,nodule]",
@@ -152,8 +160,15 @@ def self_training(cell: Cell) -> Predict:
     with torch.no_grad():
         guesses = teacher(torch.from_numpy(np.stack([case.image for case in others]))).to(torch.uint8).numpy()
     marked = [_with_mask(case, guess) for case, guess in zip(others, guesses, strict=True)]
-    repeats = -(-len(marked) // len(cell.labelled))
-    return masks_of(tuned(fresh(cell), cell, [*marked, *list(cell.labelled) * repeats], steps=cell.steps))
+    return masks_of(tuned(fresh(cell), cell, _evenly(cell.labelled, marked), steps=cell.steps))
+
+
+def pairs(cell: Cell) -> Predict:
+    """From nothing, on synthetic pairs of image and mask and the labelled cases, half and half."""
+    record = read(cell.runs / f"pretrain-{SOURCES[cell.row]}")
+    if record.synthetic is None:
+        raise RunError(f"expected a synthetic set for {cell.row}: pre-train it again")
+    return masks_of(tuned(fresh(cell), cell, _evenly(cell.labelled, list(record.synthetic)), steps=cell.steps))
 
 
 def ptdr(cell: Cell) -> Predict:
@@ -202,6 +217,11 @@ class PixelClassifier(nn.Module):
         return list(self._seen)
 
 
+def _evenly(few: Sequence[Case], many: Sequence[Case]) -> list[Case]:
+    """All of both, the few repeated until they are as many."""
+    return [*many, *list(few) * -(-len(many) // len(few))]
+
+
 def _with_mask(case: Case, mask: np.ndarray) -> Case:
     return Case(image=case.image, mask=mask, name=case.name, site=case.site, patient=case.patient)
 
@@ -216,16 +236,20 @@ ROWS: dict[str, Callable[[Cell], Predict]] = {
     "ptdr-federated": ptdr,
     "ptdr-local": ptdr,
     "ptdr-eps10": ptdr,
+    "pairs-none": pairs,
+    "pairs-eps10": pairs,
     "scratch-2x": partial(scratch, times=2),
     "ptdr-phantoms": ptdr,
     "ptdr-centralised": ptdr,
     "ptdr-eps1": ptdr,
+    "pairs-eps1": pairs,
     "self-training": self_training,
     "autoencoder": ptdr,
     "ledm": ledm,
 }
 SOURCES = {
     **{row: row.removeprefix("ptdr-") for row in ROWS if row.startswith("ptdr-")},
+    **{row: row for row in ROWS if row.startswith("pairs-")},
     "autoencoder": "autoencoder",
     "ledm": "federated",
 }

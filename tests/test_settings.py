@@ -41,6 +41,7 @@ def test_settings_survive_a_round_trip_through_plain_values() -> None:
         ({"generator": {"family": "moments"}}, "statistics.share must be 1"),
         ({"generator": {"family": "moments"}, "statistics": {"share": 0.5}}, "statistics.share must be 1"),
         ({"curriculum": {"steps": 5}}, "without a release"),
+        ({"rounds": 0}, "0 with a curriculum and a segmenter"),
         ({"statistics": {"rounds": 2}}, "without a release"),
         ({"prior": {"phantoms": -1}}, "at least 0"),
     ],

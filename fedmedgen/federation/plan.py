@@ -1,6 +1,7 @@
 """What a study asks of each site, stage by stage, and the privacy plan that follows from it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedmedgen.errors import BudgetError, PolicyError
@@ -55,7 +56,8 @@ def _rounds(settings: Settings) -> tuple[Stage, ...]:
         privacy.segmenter_steps if private else settings.segmenter.local_steps,
         rate if private else settings.segmenter.learning_rate,
     )
-    return (generator, segmenter) if settings.segmenter.rounds and settings.data.mask_classes else (generator,)
+    masks = segmenter.rounds and settings.data.mask_classes
+    return tuple(stage for stage, runs in ((generator, generator.rounds), (segmenter, masks)) if runs)
 
 
 def stage_named(settings: Settings, name: str) -> Stage:
@@ -88,7 +90,12 @@ def noise_multipliers(settings: Settings) -> dict[str, float]:
 
 def noise_multiplier(settings: Settings) -> float:
     """The one sigma of all rounds; 0 without privacy, or where there are none."""
-    return noise_multipliers(settings).get(GENERATOR, 0.0)
+    return of_rounds(noise_multipliers(settings))
+
+
+def of_rounds(noise: Mapping[str, float]) -> float:
+    """The one sigma of all rounds, from those by stage; 0 where there are none."""
+    return next((sigma for name, sigma in noise.items() if name != STATISTICS), 0.0)
 
 
 def plan(settings: Settings, *, noise: float, patients: int, labelled: int, statistics_noise: float = 0.0) -> Plan:

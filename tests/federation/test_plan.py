@@ -180,3 +180,24 @@ def test_a_site_whose_replies_were_rejected_has_spent_as_much_as_the_rest(
     assert [site["rounds"] for site in result["sites"].values()] == [0, 2, 2]
     agreed = plan.plan(compose(words), noise=result["privacy"]["noise_multiplier"], patients=10, labelled=10)
     assert {site["epsilon_run"] for site in result["sites"].values()} == {agreed.epsilon}
+
+
+def test_a_release_and_a_private_fine_tuning_without_rounds_between_keep_epsilon(tmp_path: Path) -> None:
+    words = ("study=demo", "smoke=true", "rounds=0", "statistics.share=0.5", "curriculum.steps=3", "segmenter.rounds=2",
+             "evaluation.enabled=false")  # fmt: skip
+    asked = compose(words)
+    assert [stage.name for stage in plan.stages(asked)] == ["statistics", "segmenter"]
+    noise = plan.noise_multipliers(asked)
+    run = simulate(words, out=str(tmp_path / "run"))
+    result = json.loads((run / "result.json").read_text())
+    (steps,) = (stage["steps"] for stage in _plan_in(run / "sites/site-1/ledger.jsonl") if stage["name"] == "segmenter")
+    parts = ((1.0, noise["statistics"], 1), (asked.privacy.sample_rate, noise["segmenter"], steps))
+    spent = accountant.epsilon(parts, delta=asked.privacy.delta)
+    assert spent == pytest.approx(result["privacy"]["epsilon"], rel=1e-6)
+    assert 0.98 * asked.privacy.epsilon < spent <= asked.privacy.epsilon
+    assert result["privacy"]["noise_multiplier"] == noise["segmenter"]
+
+
+def _plan_in(ledger: Path) -> list[dict[str, object]]:
+    events = map(json.loads, ledger.read_text().splitlines())
+    return next(list(event["mapping"]["stages"]) for event in events if event["event"] == "open")

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from fedmedgen.composition import compose
 from fedmedgen.data.partition import held
+from fedmedgen.emission.writing import write_set
 from fedmedgen.federation import local_round, plan
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.saving import save_generator
+from fedmedgen.settings import Settings
 from simulations import few_labels
 from simulations.few_labels_page import page
 from simulations.few_labels_rows import PRETRAINED, ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained
@@ -34,7 +37,16 @@ def runs(tmp_path_factory, settings):
     assert isinstance(denoiser, Denoiser)
     for name in PRETRAINED:
         save_generator(denoiser, folder / f"pretrain-{name}" / "generator", card={})
+        if name.startswith("pairs"):
+            write_run_of_pairs(folder / f"pretrain-{name}", settings)
     return folder
+
+
+def write_run_of_pairs(folder: Path, settings: Settings) -> None:
+    drawn = held(settings.data, settings.seed).loaded
+    write_set(drawn.with_cases(drawn.cases[:9]), folder / "synthetic", datasheet={})
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings.to_mapping()))
+    (folder / "result.json").write_text("{}")
 
 
 @pytest.fixture
