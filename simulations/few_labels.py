@@ -28,6 +28,8 @@ from fedmedgen.data.partition import held
 from fedmedgen.evaluation.segmentation import score
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
+from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
+from simulations.few_labels_ablations import DRAWS as ABLATION_DRAWS
 from simulations.few_labels_page import page
 from simulations.few_labels_rows import PRETRAINED, ROWS, Cell, pretrained
 from simulations.grid_table import code_commit
@@ -61,7 +63,7 @@ def sides(settings: Settings) -> tuple[list[Case], CaseSet, CaseSet]:
 def measured(cell: Cell, test: CaseSet) -> list[Found]:
     """Dice and HD95 (pixels) of a row's masks on all test cases, and on each site's."""
     start = time.monotonic()
-    predict = ROWS[cell.row](cell)
+    predict = (ROWS | ABLATIONS)[cell.row](cell)
     seconds = round(time.monotonic() - start, 1)
     with torch.no_grad():
         masks = predict(torch.from_numpy(test.images())).to(torch.uint8).numpy()
@@ -138,6 +140,11 @@ def cells_of(
     for row in rows:
         if not pretrained(row, cells.runs):
             continue
+        if row in ABLATIONS:
+            rate = tuned_rate(OF, cells, settings, pool, validation)
+            for draw in range(ABLATION_DRAWS):
+                yield Cell(row, LABELS, draw, rate, settings, _drawn(pool, LABELS, draw), pool, cells.runs)
+            continue
         rate = tuned_rate("scratch" if row == "mean-mask" else row, cells, settings, pool, validation)
         for labels in COUNTS:
             for draw in range(DRAWS):
@@ -154,7 +161,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--rows", nargs="*", default=[*ROWS, *ABLATIONS], choices=[*ROWS, *ABLATIONS])
     parser.add_argument("--pretrain", nargs="*", default=[], choices=list(PRETRAINED), help="only these runs, no cells")
     args = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
 from simulations.few_labels_rows import PRETRAINED, ROWS
 from simulations.grid_table import code_commit, machine
 
@@ -56,10 +57,24 @@ def page(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for name in names:
         shown = [_mean([value for key, value in dice[site].items() if key[0] == name]) for site in sites]
         yield f"| {name} | {' | '.join(shown)} | {_mean([v for key, v in far.items() if key[0] == name], places=1)} |"
+    yield from _ablations(whole)
     rates = {row["row"]: row["rate"] for row in rows if row["site"] == "all"}
     yield from ("", "Learning rates: " + ", ".join(f"{name} {float(rates[name]):g}" for name in names) + ".")
     yield from ("", "Pre-trained, or pairs drawn, by `fedmedgen simulate` and:", "")
     yield from (f"- {name}: `{' '.join((*known.common, *known.words))}`" for name, known in PRETRAINED.items())
+
+
+def _ablations(whole: Mapping[Key, float]) -> Iterator[str]:
+    """What each change of one thing costs or brings."""
+    known = [name for name in (OF, *ABLATIONS) if any(key[:2] == (name, LABELS) for key in whole)]
+    if len(known) < 2:
+        return
+    yield from ("", f"One thing changed of {OF}, at {LABELS} labels; points of Dice against it, paired by draw:", "")
+    yield from ("| change | Dice, same draws | difference | pairs |", "| --- | --- | --- | --- |")
+    for name in known[1:]:
+        gains = _gains(whole, name, LABELS, base=OF)
+        own = [value for key, value in whole.items() if key[:2] == (name, LABELS)]
+        yield f"| {name} | {_mean(own)} | {_interval(gains)} | {len(gains)} |"
 
 
 def _by_cell(rows: Sequence[Mapping[str, Any]], site: str, figure: str) -> dict[Key, float]:
@@ -70,12 +85,12 @@ def _by_cell(rows: Sequence[Mapping[str, Any]], site: str, figure: str) -> dict[
     }
 
 
-def _gains(dice: Mapping[Key, float], name: str, count: int) -> list[float]:
+def _gains(dice: Mapping[Key, float], name: str, count: int, base: str = BASE) -> list[float]:
     found: dict[int, dict[str, float]] = defaultdict(dict)
     for (row, labels, draw), value in dice.items():
         if labels == count:
             found[draw][row] = value
-    return [100 * (both[name] - both[BASE]) for both in found.values() if name in both and BASE in both]
+    return [100 * (both[name] - both[base]) for both in found.values() if name in both and base in both]
 
 
 def _interval(gains: Sequence[float]) -> str:

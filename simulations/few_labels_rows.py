@@ -79,6 +79,7 @@ RELEASED = (
 )  # fmt: skip
 PRETRAINED = {
     "federated": Pretraining(OPEN),
+    "short": Pretraining((*OPEN, "rounds=3")),
     "local": Pretraining(
         (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")
     ),
@@ -118,7 +119,7 @@ def fresh(cell: Cell) -> Segmenter:
     """A segmenter with the initial weights of the cell's own seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
-        model = local_round.build_model(_seeded(cell), plan.SEGMENTER)
+        model = local_round.build_model(seeded(cell), plan.SEGMENTER)
     assert isinstance(model, Segmenter)
     return model
 
@@ -174,7 +175,7 @@ def pairs(cell: Cell) -> Predict:
 def ptdr(cell: Cell) -> Predict:
     """The whole denoiser, fine-tuned end to end with a new head (Rousseau et al. 2023)."""
     return masks_of(
-        tuned(local_round.segmenter_of(denoiser_of(cell), _seeded(cell)), cell, cell.labelled, steps=cell.steps)
+        tuned(local_round.segmenter_of(denoiser_of(cell), seeded(cell)), cell, cell.labelled, steps=cell.steps)
     )
 
 
@@ -226,7 +227,8 @@ def _with_mask(case: Case, mask: np.ndarray) -> Case:
     return Case(image=case.image, mask=mask, name=case.name, site=case.site, patient=case.patient)
 
 
-def _seeded(cell: Cell) -> Settings:
+def seeded(cell: Cell) -> Settings:
+    """The study's settings under the cell's own seed."""
     return replace(cell.settings, seed=cell.seed % 2**31)
 
 
@@ -251,5 +253,6 @@ SOURCES = {
     **{row: row.removeprefix("ptdr-") for row in ROWS if row.startswith("ptdr-")},
     **{row: row for row in ROWS if row.startswith("pairs-")},
     "autoencoder": "autoencoder",
+    "ptdr-short": "short",
     "ledm": "federated",
 }

@@ -16,9 +16,11 @@ from fedmedgen.federation import local_round, plan
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.saving import save_generator
 from fedmedgen.settings import Settings
-from simulations import few_labels
+from fedmedgen.training.checkpoints import save_arrays
+from simulations import few_labels, few_labels_ablations
+from simulations.few_labels_ablations import ABLATIONS
 from simulations.few_labels_page import page
-from simulations.few_labels_rows import PRETRAINED, ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained
+from simulations.few_labels_rows import PRETRAINED, ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained, tuned
 
 TINY = ("study=demo", "smoke=true", "privacy=none", "data.size=[32,32]", "generator.with_masks=false",
         "segmenter.local_steps=2", "segmenter.batch_size=2", "segmenter.warp=true", "data.max_patients=30")  # fmt: skip
@@ -37,6 +39,9 @@ def runs(tmp_path_factory, settings):
     assert isinstance(denoiser, Denoiser)
     for name in PRETRAINED:
         save_generator(denoiser, folder / f"pretrain-{name}" / "generator", card={})
+        (folder / f"pretrain-{name}" / "checkpoint").mkdir()
+        arrays = {f"weights/{key}": value.detach() for key, value in denoiser.named_parameters()}
+        save_arrays(folder / f"pretrain-{name}" / "checkpoint" / "generator-3.safetensors", arrays)
         if name.startswith("pairs"):
             write_run_of_pairs(folder / f"pretrain-{name}", settings)
     return folder
@@ -63,6 +68,28 @@ def test_every_row_marks_every_pixel_of_every_image(cell, row):
         masks = predict(torch.from_numpy(np.stack([case.image for case in cell.pool])))
     assert masks.shape == (12, 32, 32)
     assert set(masks.unique().tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("row", ABLATIONS)
+def test_every_change_marks_every_pixel_too(cell, row):
+    predict = ABLATIONS[row](replace(cell, row=row))
+    with torch.no_grad():
+        assert predict(torch.from_numpy(np.stack([case.image for case in cell.pool]))).shape == (12, 32, 32)
+
+
+def test_only_the_layers_named_are_trained(cell, monkeypatch):
+    kept = []
+
+    def look(model, cell, cases, *, steps):
+        kept.append(tuned(model, cell, cases, steps=steps))
+        return kept[0]
+
+    monkeypatch.setattr(few_labels_ablations, "tuned", look)
+    few_labels_ablations.some_layers(cell, ("up_blocks",))
+    before = denoiser_of(replace(cell, row="ptdr-federated")).unet.state_dict()
+    after = kept[0].unet.state_dict()
+    changed = {name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {"up_blocks", "conv_norm_out", "conv_out"}
 
 
 def test_a_row_waits_for_its_pretraining(cell, tmp_path):
