@@ -31,7 +31,8 @@ from fedmedgen.settings import Settings
 from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
 from simulations.few_labels_ablations import DRAWS as ABLATION_DRAWS
 from simulations.few_labels_page import page
-from simulations.few_labels_rows import PRETRAINED, ROWS, Cell, pretrained
+from simulations.few_labels_pretraining import PRETRAINED
+from simulations.few_labels_rows import ROWS, Cell, pretrained
 from simulations.grid_table import code_commit
 
 COUNTS, DRAWS = (5, 1, 20, 2, 10), 5

@@ -9,7 +9,8 @@ import numpy as np
 from scipy import stats
 
 from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
-from simulations.few_labels_rows import PRETRAINED, ROWS
+from simulations.few_labels_pretraining import PRETRAINED
+from simulations.few_labels_rows import ROWS
 from simulations.grid_table import code_commit, machine
 
 COMMAND = "python -m simulations.few_labels --out docs/results"

@@ -24,7 +24,6 @@ from fedmedgen.settings import Settings
 from fedmedgen.training.fit import Schedule, fit_ordinary
 from fedmedgen.training.losses import segmentation_loss
 from fedmedgen.training.rows import Rows
-from simulations.run import simulate
 
 Predict = Callable[[Tensor], Tensor]
 """Masks ``[B, H, W]`` of images ``[B, 1, H, W]``."""
@@ -52,53 +51,6 @@ class Cell:
     @property
     def steps(self) -> int:
         return self.settings.segmenter.local_steps
-
-
-COMMON = ("study=few-labels", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1")
-PAIRS = ("study=lungs", "data.columns.patient=patient", "segmenter.rounds=0", "runtime.server_threads=1")
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """A study that ends with a denoiser, or with pairs of image and mask: the words that give it."""
-
-    words: tuple[str, ...]
-    common: tuple[str, ...] = COMMON
-
-    def run(self, runs: Path, name: str) -> None:
-        """Run it, unless it has ended before."""
-        out = runs / f"pretrain-{name}"
-        if not (out / "result.json").is_file():
-            simulate([*self.common, *self.words], out=str(out))
-
-
-OPEN = ("privacy=none",)
-RELEASED = (
-    "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
-    "prior.phantoms=1000",
-)  # fmt: skip
-PRETRAINED = {
-    "federated": Pretraining(OPEN),
-    "short": Pretraining((*OPEN, "rounds=3")),
-    "local": Pretraining(
-        (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")
-    ),
-    "centralised": Pretraining(
-        (*OPEN, "data.partition=even", "data.sites=1", "federation.min_sites=1", "generator.local_steps=320")
-    ),
-    "autoencoder": Pretraining((*OPEN, "generator.noise_std=0.001", "generator.noise_mean=-1.5")),
-    "eps10": Pretraining(("privacy=eps10", *RELEASED)),
-    "eps1": Pretraining(("privacy=eps1", *RELEASED)),
-    "pairs-none": Pretraining(OPEN, PAIRS),
-    "pairs-eps10": Pretraining(("privacy=eps10", "generator=moments", "statistics.share=1"), PAIRS),
-    "pairs-eps1": Pretraining(("privacy=eps1", "generator=moments", "statistics.share=1"), PAIRS),
-    "phantoms": Pretraining(
-        (
-            *OPEN, "data.root=''", "data.unlabelled=[]", "data.labelled_sites=[]", "data.classes=[normal,nodule]",
-            "data.sites=1", "federation.min_sites=1", "generator.local_steps=250",
-        )
-    ),
-}  # fmt: skip
 
 
 def pretrained(row: str, runs: Path) -> bool:
@@ -236,6 +188,7 @@ ROWS: dict[str, Callable[[Cell], Predict]] = {
     "mean-mask": mean_mask,
     "scratch": scratch,
     "ptdr-federated": ptdr,
+    "ptdr-federated-long": ptdr,
     "ptdr-local": ptdr,
     "ptdr-eps10": ptdr,
     "pairs-none": pairs,

@@ -54,13 +54,14 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the generator, draw, write the set and say what it holds."""
+    from fedmedgen.cli.runs import settings_of
     from fedmedgen.emission import write_set
     from fedmedgen.errors import RunError
     from fedmedgen.models.saving import load_generator
 
     if arguments.out.exists() and any(arguments.out.iterdir() if arguments.out.is_dir() else [1]):
         raise RunError(f"--out must name a new or empty folder; {arguments.out} is in use: name another")
-    settings = _settings(arguments.run_folder)
+    settings = settings_of(arguments.run_folder)
     generator = load_generator(arguments.run_folder / "generator")
     counts = counts_of(generator.config.classes, arguments.count, dict(arguments.label))
     cases = _emit(generator, counts, settings, arguments.seed)
@@ -108,21 +109,6 @@ def _body_part(word: str) -> str:
     if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", word):
         raise argparse.ArgumentTypeError(f"expected at most 16 of A-Z, 0-9, _ and space, as CHEST; got {word!r}")
     return word
-
-
-def _settings(folder: Path) -> "Settings":
-    import yaml
-
-    from fedmedgen.errors import RunError
-    from fedmedgen.settings import Settings
-
-    path = folder / "settings.yaml"
-    if not path.is_file():
-        raise RunError(f"no settings.yaml in {folder}: expected the folder of a finished run; name that")
-    try:
-        return Settings.from_mapping(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise RunError(f"settings.yaml of {folder} isn't YAML ({error}): restore it from the run") from error
 
 
 def _emit(

@@ -11,7 +11,7 @@ from typing import Any
 from fedmedgen import __version__
 from fedmedgen.errors import FedmedgenError, SettingsError
 
-COMMANDS = ("data", "phantoms", "emit", "evaluate", "audit", "release", "report", "ledger", "selfcheck")
+COMMANDS = ("data", "phantoms", "emit", "segment", "evaluate", "audit", "release", "report", "ledger", "selfcheck")
 PLUGGED = {"simulate": "run a federated study on partitioned data, from start to report"}
 GROUP = "fedmedgen.commands"
 Subparsers = Any

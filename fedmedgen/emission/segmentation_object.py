@@ -72,7 +72,7 @@ def segmentation_object(mask: MaskArray, picture: Dataset, mask_classes: Sequenc
 
 
 def _segment(number: int, name: str, origin: Origin) -> SegmentDescription:
-    category, kind = _codes(name)
+    category, kind = codes_of(name)
     algorithm = AlgorithmIdentificationSequence(
         name=MAKER,
         family=codes.cid7162.ArtificialIntelligence,
@@ -90,7 +90,7 @@ def _segment(number: int, name: str, origin: Origin) -> SegmentDescription:
     )
 
 
-def _codes(name: str) -> tuple[Code, Code]:
+def codes_of(name: str) -> tuple[Code, Code]:
     """Category and type of a structure, by its name in the singular or the plural."""
     key = name.strip().lower()
     found = KNOWN.get(key) or KNOWN.get(key.removesuffix("s"))

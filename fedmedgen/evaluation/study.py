@@ -9,6 +9,7 @@ from typing import Any, TypedDict, Unpack
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.evaluation import classification, inception, segmentation
 from fedmedgen.evaluation.fidelity import fidelity
+from fedmedgen.evaluation.mask_shapes import mask_shapes
 from fedmedgen.evaluation.mixing import MIXED, mixed, rare
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.settings import EvaluationSettings
@@ -39,7 +40,9 @@ def evaluate(
     seed: int,
     **options: Unpack[Options],
 ) -> dict[str, Any]:
-    """Fidelity, and by task: tstr, trtr, cheap, prior, real_and_synthetic, best_site, per_site; `rare` of the classes.
+    """Fidelity, shapes of masks, and by task a row for each training set; `rare` of the classes.
+
+    Rows: tstr, trtr, cheap, prior, real_and_synthetic, best_site, per_site.
 
     What can't be measured is ``{"skipped": why}``. The best site is found by one seed on the test cases, which
     flatters it, never the synthetic set.
@@ -60,6 +63,7 @@ def evaluate(
     if network is not None:
         real, made = (_at_most(cases, settings.fidelity_cases) for cases in (train, synthetic))
         found["inception_fid"] = inception.fid(network, made, real)
+    found["mask_shapes"] = mask_shapes(synthetic, train)
     for task in options.get("tasks", TASKS):
         yardstick = _yardstick(task, test, settings, seed, say)
         own = sets | _both(train, synthetic, task, settings)

@@ -50,6 +50,7 @@ def content(record: Record) -> dict[str, Any]:
         "sites": sections.sites(record),
         "classification": worth.classification(record),
         "segmentation": worth.segmentation(record),
+        "mask_shapes": worth.mask_shapes(record),
         "fidelity": worth.fidelity(record),
         "audits": audits.audits(record),
         "release": audits.release(record),

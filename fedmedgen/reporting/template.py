@@ -86,6 +86,11 @@ WORTH = """
 {% endif %}
 {{ words(task.meanings) }}{% endif %}
 {% endfor %}
+{% if not mask_shapes.skipped %}
+<h3>Shapes of the masks</h3>
+{% for sentence in mask_shapes.sentences %}<p>{{ sentence }}</p>{% endfor %}
+<div class="pair">{% for plot, caption in mask_shapes.plots %}{{ figure(plot, caption) }}{% endfor %}</div>
+{% endif %}
 <h3>Likeness to real images</h3>
 {% if fidelity.skipped %}<p>Not measured: {{ fidelity.skipped }}.</p>{% else %}
 <p>{{ fidelity.reading }}</p>

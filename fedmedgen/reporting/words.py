@@ -163,3 +163,18 @@ def _values(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{number(item)} ({name})" for name, item in value.items())
     return number(value)
+
+
+SIDES = ("synthetic", "real")
+
+
+def mask_shape(name: str, part: Mapping[str, Any]) -> str:
+    """How the masks of a class look, beside the real ones."""
+    usual, whole = part["as_usual"], part["parts"]
+    (mine, spread), (real, real_spread) = ((part["areas"][side][k] for k in ("mean", "sd")) for side in SIDES)
+    return (
+        f"{name.capitalize()}: {usual['synthetic']:.0%} of the synthetic masks hang together in {whole}"
+        f" {'part' if whole == 1 else 'parts'}, as {usual['real']:.0%} of the real ones do. Their area is {mine:.1%} of"
+        f" the image (sd {spread:.1%}), that of real ones {real:.1%} (sd {real_spread:.1%}); the two distributions of"
+        f" areas differ by {part['distance']:.2f} at most (0: alike, 1: nothing in common)."
+    )

@@ -1,6 +1,7 @@
 """The report's section on worth: what the synthetic set teaches, and how near it is to real images."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -60,6 +61,30 @@ def segmentation(record: Record) -> dict[str, Any]:
         "meanings": ["dice", *(["cheap"] if "cheap" in task else [])],
     }
     return found | _sites_alone(task, "dice_mean", "Dice")
+
+
+def mask_shapes(record: Record) -> dict[str, Any]:
+    """Whether synthetic masks look like real ones: their parts and areas, a plot for each class."""
+    found = record.metrics.get("mask_shapes") or {}
+    if not found or "skipped" in found:
+        return {"skipped": str(found.get("skipped", "no real masks were at hand"))}
+    return {
+        "skipped": "",
+        "sentences": [words.mask_shape(name, part) for name, part in found.items()],
+        "plots": [
+            (_areas(name, part), f"Areas of {name}: synthetic masks beside real ones.") for name, part in found.items()
+        ],
+    }
+
+
+def _areas(name: str, part: Mapping[str, Any]) -> Markup:
+    middles = tuple(100 * (low + high) / 2 for low, high in pairwise(part["edges"]))
+    lines = tuple(
+        figures.Line(name=title, x=middles, y=tuple(100 * value for value in part["histogram"][side]))
+        for side, title in (("real", "Real"), ("synthetic", "Synthetic"))
+    )
+    panel = figures.Panel(title=name, x_label=f"area of {name} (% of the image)", y_label="masks (%)", lines=lines)
+    return figures.lines(panel)
 
 
 def _mask_plot(task: Mapping[str, Any]) -> dict[str, Any]:

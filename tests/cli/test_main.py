@@ -9,7 +9,19 @@ import pytest
 
 from fedmedgen.cli import main as program
 
-COMMANDS = ("data", "phantoms", "emit", "evaluate", "report", "ledger", "selfcheck", "simulate")
+COMMANDS = (
+    "data",
+    "phantoms",
+    "emit",
+    "evaluate",
+    "report",
+    "ledger",
+    "selfcheck",
+    "simulate",
+    "audit",
+    "release",
+    "segment",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

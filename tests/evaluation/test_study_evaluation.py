@@ -18,7 +18,7 @@ def test_every_row_is_there_with_its_parts(discs: Make) -> None:
     said: list[str] = []
     sites = {"a": discs(20), "b": discs(20, seed=1)}
     found = evaluate(discs(30, seed=2), sites, discs(16, seed=3), discs(30, seed=4), FEW, 0, progress=said.append)
-    assert set(found) == {"fidelity", "classification", "segmentation"}
+    assert set(found) == {"fidelity", "mask_shapes", "classification", "segmentation"}
     for task, key in (("classification", "auc"), ("segmentation", "dice_mean")):
         rows = ("tstr", "trtr", "prior", "real_and_synthetic", "best_site")
         assert set(found[task]) == {*rows, "per_site"} | ({"rare"} if task == "classification" else set())

@@ -20,7 +20,8 @@ from fedmedgen.training.checkpoints import save_arrays
 from simulations import few_labels, few_labels_ablations
 from simulations.few_labels_ablations import ABLATIONS
 from simulations.few_labels_page import page
-from simulations.few_labels_rows import PRETRAINED, ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained, tuned
+from simulations.few_labels_pretraining import PRETRAINED
+from simulations.few_labels_rows import ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained, tuned
 
 TINY = ("study=demo", "smoke=true", "privacy=none", "data.size=[32,32]", "generator.with_masks=false",
         "segmenter.local_steps=2", "segmenter.batch_size=2", "segmenter.warp=true", "data.max_patients=30")  # fmt: skip
@@ -175,7 +176,7 @@ def test_a_page_without_cells_says_how_to_make_them():
 
 def test_the_runs_folder_decides_what_is_pretrained(tmp_path: Path, monkeypatch):
     said = []
-    monkeypatch.setattr("simulations.few_labels_rows.simulate", lambda words, out: said.append((words, out)))
+    monkeypatch.setattr("simulations.few_labels_pretraining.simulate", lambda words, out: said.append((words, out)))
     (tmp_path / "pretrain-local").mkdir()
     (tmp_path / "pretrain-local" / "result.json").write_text("{}")
     assert few_labels.main(["--runs", str(tmp_path), "--pretrain", "local", "eps10"]) == 0
