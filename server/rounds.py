@@ -111,8 +111,12 @@ def run_stage(  # noqa: PLR0913  (what a stage takes; the last by name)
 def _strategy(
     rounds: Rounds, stage: Stage, latest: Checkpoint | None, reply_shapes: Mapping[str, tuple[int, ...]] | None
 ) -> GuardedStrategy:
-    federation = rounds.store.settings.federation
     members = [member for member in rounds.members if member.weight(stage.name)]
+    if not members:
+        raise FederationError(f"no site declares a case for the {stage.name}: give it masks, or leave the stage out")
+    federation = rounds.store.settings.federation
+    quorum = min(federation.min_sites, len(members))  # where fewer sites hold masks, all that do
+    federation = replace(federation, min_sites=quorum)
     inner = flower_strategy(replace(federation, strategy="fedavg") if reply_shapes else federation, len(members))
     for group, attribute in FLOWER_STATE.items():
         if latest is not None and group in latest.groups:

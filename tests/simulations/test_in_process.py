@@ -193,3 +193,13 @@ def test_a_killed_run_resumed_ends_with_the_weights_and_epsilon_of_an_unbroken_o
     for name, site in result(unbroken)["sites"].items():
         assert result(out)["sites"][name]["epsilon"] == site["epsilon"]
         assert result(out)["sites"][name]["epsilon_run"] == site["epsilon_run"]
+
+
+def test_a_stage_runs_where_its_cases_are_and_says_where_there_are_none(tmp_path: Path) -> None:
+    few = ("study=demo", "smoke=true", "privacy=none", "evaluation.enabled=false", "data.labelled_sites=[site-2]")
+    run = simulate([*few, "data.labelled=2"], out=str(tmp_path / "run"))
+    rows = (run / "rounds.csv").read_text().splitlines()
+    assert {row.split(",")[2] for row in rows if row.startswith("segmenter")} == {"site-2"}
+    assert len({row.split(",")[2] for row in rows if row.startswith("generator")}) == 3
+    with pytest.raises(FederationError, match="no site declares a case for the segmenter"):
+        simulate([*few, "data.labelled=0"], out=str(tmp_path / "none"))

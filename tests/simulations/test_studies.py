@@ -36,3 +36,14 @@ def test_dental_skips_classification_and_says_why(real_data: Path, tmp_path: Pat
     result = run(tmp_path, "study=dental", f"data.root={real_data / 'dental'}")
     assert "label" in result["metrics"]["classification"]["skipped"]
     assert "skipped" not in result["metrics"]["segmentation"]
+
+
+@pytest.mark.real_data
+def test_few_labels_trains_at_four_sites_and_fine_tunes_where_the_masks_are(real_data: Path, tmp_path: Path) -> None:
+    more = f"data.unlabelled=[{real_data / 'pneumonia'},{real_data / 'covid'}]"
+    words = ("study=few-labels", "privacy=none", f"data.root={real_data / 'lungs'}", more)
+    result = run(tmp_path, *words, "segmenter.local_steps=2", "evaluation.rows=[trtr]")
+    assert {name: site["labelled_declared"] > 0 for name, site in result["sites"].items()} == {
+        "guangzhou": False, "hannover": False, "montgomery": False, "shenzhen": True,
+    }  # fmt: skip
+    assert 0 <= result["metrics"]["federated_segmenter"]["dice_mean"] <= 1
