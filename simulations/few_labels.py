@@ -2,9 +2,9 @@
 
 python -m simulations.few_labels --out docs/results
 
-Rows whose network isn't pre-trained yet (`--pretrain NAME …`) wait; cells that stand in the CSV aren't computed again.
-Several processes may share the work: each takes cells that nobody has taken. A killed one leaves its mark in
-RUNS/few-labels-taken, to be removed by hand.
+`--task` names another one: lungs-montgomery, lungs-128, caries. Rows whose network isn't pre-trained yet
+(`--pretrain NAME …`) wait; cells that stand in the CSV aren't computed again. Several processes may share the work: each
+takes cells that nobody has taken. A killed one leaves its mark in RUNS/few-labels-taken, to be removed by hand.
 """
 
 import argparse
@@ -31,33 +31,27 @@ from fedmedgen.settings import Settings
 from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
 from simulations.few_labels_ablations import DRAWS as ABLATION_DRAWS
 from simulations.few_labels_page import page
-from simulations.few_labels_pretraining import PRETRAINED
 from simulations.few_labels_rows import ROWS, Cell, pretrained
+from simulations.few_labels_tasks import TASKS, Task
 from simulations.grid_table import code_commit
 
-COUNTS, DRAWS = (5, 1, 20, 2, 10), 5
-LABELLED_AT = "shenzhen"
 RATES = (1e-3, 3e-3, 6e-3)
+TUNED_AT, TUNED_DRAW = 5, 5  # labels, and a draw that no cell has
 TUNED_ON = "validation"  # training patients who are in no draw
-VALIDATION = 60
 FIELDS = ("row", "labels", "draw", "rate", "site", "dice", "hd95", "missed", "seconds", "commit")
 Found = dict[str, Any]
 
 
-def study() -> Settings:
-    return compose(["study=few-labels", "privacy=none", "data.unlabelled=[]"])
-
-
-def sides(settings: Settings) -> tuple[list[Case], CaseSet, CaseSet]:
+def sides(settings: Settings, task: Task) -> tuple[list[Case], CaseSet, CaseSet]:
     """The training cases that labels are drawn from, validation cases of both sites, and the test cases."""
     loaded = held(settings.data, settings.seed).loaded
     train = loaded.of_split("train")
     apart = sorted(train, key=lambda case: seed_of(0, "validation", case.site, case.name))
     validation = [case for site in train.sites for case in apart if case.site == site]
-    few = {site: [case for case in validation if case.site == site][: VALIDATION // 2] for site in train.sites}
+    few = {site: [case for case in validation if case.site == site][: task.validation] for site in train.sites}
     chosen = [case for part in few.values() for case in part]
     names = {(case.site, case.name) for case in chosen}
-    pool = [case for case in train if case.site == LABELLED_AT and (case.site, case.name) not in names]
+    pool = [case for case in train if case.site == task.labelled_at and (case.site, case.name) not in names]
     return pool, train.with_cases(chosen), loaded.of_split("test")
 
 
@@ -82,7 +76,7 @@ def tuned_rate(row: str, cells: "Cells", settings: Settings, pool: list[Case], v
     """The best of the same few learning rates for every row, at 5 labels of a draw of its own, by validation Dice."""
     best, rate_of_best = -1.0, RATES[1]
     for rate in RATES:
-        cell = Cell(row, 5, DRAWS, rate, settings, _drawn(pool, 5, DRAWS), pool, cells.runs)
+        cell = Cell(row, TUNED_AT, TUNED_DRAW, rate, settings, _drawn(pool, TUNED_AT, TUNED_DRAW), pool, cells.runs)
         found = cells.once(cell, validation, TUNED_ON)
         if found > best:
             best, rate_of_best = found, rate
@@ -121,7 +115,7 @@ class Cells:
 
     def take(self, cell: Cell) -> bool:
         """Whether the cell is this process's to compute: nobody has done or begun it."""
-        mark = self.runs / "few-labels-taken" / f"{cell.row}-{cell.labels}-{cell.draw}"
+        mark = self.runs / f"{self.path.stem}-taken" / f"{cell.row}-{cell.labels}-{cell.draw}"
         mark.parent.mkdir(parents=True, exist_ok=True)
         done = any(
             (row["row"], row["labels"], row["draw"], row["site"]) == (cell.row, str(cell.labels), str(cell.draw), "all")
@@ -135,7 +129,7 @@ class Cells:
 
 
 def cells_of(
-    rows: Sequence[str], cells: Cells, settings: Settings, pool: list[Case], validation: CaseSet
+    rows: Sequence[str], task: Task, cells: Cells, settings: Settings, pool: list[Case], validation: CaseSet
 ) -> Iterator[Cell]:
     """Every cell, most valuable first: row by row, and of a row the middle number of labels first."""
     for row in rows:
@@ -147,8 +141,8 @@ def cells_of(
                 yield Cell(row, LABELS, draw, rate, settings, _drawn(pool, LABELS, draw), pool, cells.runs)
             continue
         rate = tuned_rate("scratch" if row == "mean-mask" else row, cells, settings, pool, validation)
-        for labels in COUNTS:
-            for draw in range(DRAWS):
+        for labels in task.counts:
+            for draw in range(task.draws):
                 yield Cell(row, labels, draw, rate, settings, _drawn(pool, labels, draw), pool, cells.runs)
 
 
@@ -163,24 +157,33 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--rows", nargs="*", default=[*ROWS, *ABLATIONS], choices=[*ROWS, *ABLATIONS])
-    parser.add_argument("--pretrain", nargs="*", default=[], choices=list(PRETRAINED), help="only these runs, no cells")
+    parser.add_argument("--task", default="lungs", choices=list(TASKS))
+    parser.add_argument("--pretrain", nargs="*", default=[], metavar="NAME", help="only these runs, no cells")
     args = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     torch.set_num_threads(1)
+    task, name = TASKS[args.task], "few-labels" if args.task == "lungs" else f"few-labels-{args.task}"
     if args.pretrain:
-        for name in args.pretrain:
-            PRETRAINED[name].run(args.runs, name)
+        if odd := [one for one in args.pretrain if one not in task.pretrained]:
+            parser.error(f"{args.task} is pre-trained as {', '.join(task.pretrained)}; got {', '.join(odd)}")
+        for one in args.pretrain:
+            task.pretrained[one].run(task.runs(args.runs), one)
         return 0
-    settings = study()
-    pool, validation, test = sides(settings)
+    settings = compose(task.words)
+    pool, validation, test = sides(settings, task)
     args.out.mkdir(parents=True, exist_ok=True)
-    cells = Cells(args.out / "few-labels.csv", args.runs)
-    for cell in track(cells_of(args.rows, cells, settings, pool, validation), "cells", console=Console(stderr=True)):
+    cells = Cells(args.out / f"{name}.csv", task.runs(args.runs))
+    wanted = cells_of(args.rows, task, cells, settings, pool, validation)
+    for cell in track(wanted, "cells", console=Console(stderr=True)):
         if cells.take(cell):
             cells.add(measured(cell, test))
-            (args.out / "few-labels.md").write_text("\n".join(page(cells.read())) + "\n")
-    (args.out / "few-labels.md").write_text("\n".join(page(cells.read())) + "\n")
+            write_page(args.out / f"{name}.md", args.task, cells)
+    write_page(args.out / f"{name}.md", args.task, cells)
     return 0
+
+
+def write_page(path: Path, task: str, cells: Cells) -> None:
+    path.write_text("\n".join(page(cells.read(), task)) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
-from simulations.few_labels_pretraining import PRETRAINED
 from simulations.few_labels_rows import ROWS
+from simulations.few_labels_tasks import TASKS
 from simulations.grid_table import code_commit, machine
 
 COMMAND = "python -m simulations.few_labels --out docs/results"
@@ -18,17 +18,20 @@ BASE = "scratch"
 Key = tuple[str, int, int]  # row, labels, draw
 
 
-def page(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str]:
     """Dice by row and number of labels, paired gains over scratch with their intervals, sites apart, learning rates."""
     sites = sorted({row["site"] for row in rows if ":" not in row["site"]})
     dice = {site: _by_cell(rows, site, "dice") for site in sites}
     whole = dice.get("all", {})
     names = [name for name in ROWS if any(key[0] == name for key in whole)]
     counts = sorted({key[1] for key in whole})
-    yield from ("# Segmentation from few labels", "", f"`{COMMAND}`", "")
+    known = TASKS[task]
+    command = COMMAND if task == "lungs" else f"{COMMAND} --task {task}"
+    yield from (f"# Few labels: {task}", "", f"`{command}`", "")
     yield f"- {datetime.datetime.now(datetime.UTC).date()}, commit {code_commit()}, {machine()}"
-    yield "- lungs at 64x64, test patients of both sites; labels from Shenzhen alone, up to 5 draws"
-    yield "- 150 fine-tuning steps of 8, the same augmentation for every row; the learning rate of each row is the best"
+    yield f"- `{' '.join(known.words)}`"
+    yield f"- labels from {known.labelled_at} alone, up to {known.draws} draws; test patients of all sites"
+    yield "- equal fine-tuning steps and augmentation for every row; the learning rate of each row is the best"
     yield "  of the same three, at 5 labels of one more draw, on training patients set apart"
     if not whole:
         return
@@ -48,9 +51,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             shown = [f"{np.mean(found):+.1f}" if found else "" for found in pairs.values()]
             yield f"| {name} | {' | '.join(shown)} | {_interval(together)} | {len(together)} |"
     sites.remove("all")
-    words = (
-        "By site of the test patients (labels are Shenzhen's), mean of all cells; HD95 in pixels, of masks not empty:"
-    )
+    words = "By site of the test patients, mean of all cells; HD95 in pixels, of masks not empty:"
     yield from ("", words, "")
     yield f"| row | {' | '.join(f'Dice, {site}' for site in sites)} | HD95 |"
     yield f"|{' --- |' * (len(sites) + 2)}"
@@ -62,7 +63,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     rates = {row["row"]: row["rate"] for row in rows if row["site"] == "all"}
     yield from ("", "Learning rates: " + ", ".join(f"{name} {float(rates[name]):g}" for name in names) + ".")
     yield from ("", "Pre-trained, or pairs drawn, by `fedmedgen simulate` and:", "")
-    yield from (f"- {name}: `{' '.join((*known.common, *known.words))}`" for name, known in PRETRAINED.items())
+    yield from (f"- {name}: `{' '.join((*run.common, *run.words))}`" for name, run in known.pretrained.items())
 
 
 def _ablations(whole: Mapping[Key, float]) -> Iterator[str]:

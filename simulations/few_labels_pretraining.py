@@ -16,6 +16,10 @@ class Pretraining:
     words: tuple[str, ...]
     common: tuple[str, ...] = COMMON
 
+    def also(self, *words: str) -> "Pretraining":
+        """The same with more words."""
+        return Pretraining((*self.words, *words), self.common)
+
     def run(self, runs: Path, name: str) -> None:
         """Run it, unless it has ended before."""
         out = runs / f"pretrain-{name}"
@@ -28,7 +32,7 @@ RELEASED = (
     "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
     "prior.phantoms=1000",
 )  # fmt: skip
-PRETRAINED = {
+LUNGS = {
     "federated": Pretraining(OPEN),
     "federated-long": Pretraining((*OPEN, "generator.local_steps=240")),
     "short": Pretraining((*OPEN, "rounds=3")),

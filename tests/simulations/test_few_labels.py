@@ -20,8 +20,9 @@ from fedmedgen.training.checkpoints import save_arrays
 from simulations import few_labels, few_labels_ablations
 from simulations.few_labels_ablations import ABLATIONS
 from simulations.few_labels_page import page
-from simulations.few_labels_pretraining import PRETRAINED
+from simulations.few_labels_pretraining import LUNGS
 from simulations.few_labels_rows import ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained, tuned
+from simulations.few_labels_tasks import TASKS, Task
 
 TINY = ("study=demo", "smoke=true", "privacy=none", "data.size=[32,32]", "generator.with_masks=false",
         "segmenter.local_steps=2", "segmenter.batch_size=2", "segmenter.warp=true", "data.max_patients=30")  # fmt: skip
@@ -38,7 +39,7 @@ def runs(tmp_path_factory, settings):
     folder = tmp_path_factory.mktemp("runs")
     denoiser = local_round.build_model(settings, plan.GENERATOR)
     assert isinstance(denoiser, Denoiser)
-    for name in PRETRAINED:
+    for name in LUNGS:
         save_generator(denoiser, folder / f"pretrain-{name}" / "generator", card={})
         (folder / f"pretrain-{name}" / "checkpoint").mkdir()
         arrays = {f"weights/{key}": value.detach() for key, value in denoiser.named_parameters()}
@@ -96,7 +97,7 @@ def test_only_the_layers_named_are_trained(cell, monkeypatch):
 def test_a_row_waits_for_its_pretraining(cell, tmp_path):
     assert not pretrained("ptdr-federated", tmp_path)
     assert pretrained("scratch", tmp_path)
-    assert set(SOURCES.values()) == set(PRETRAINED)
+    assert set(SOURCES.values()) == set(LUNGS)
 
 
 def test_ptdr_starts_from_the_whole_denoiser_and_scratch_from_none_of_it(cell):
@@ -115,10 +116,8 @@ def test_fewer_labels_are_among_more_and_other_draws_are_others(cell):
     assert {case.name for case in few_labels._drawn(cell.pool, 5, 1)} != drawn[2]
 
 
-def test_nobody_is_labelled_and_validated_on(monkeypatch, settings):
-    monkeypatch.setattr(few_labels, "LABELLED_AT", "site-1")
-    monkeypatch.setattr(few_labels, "VALIDATION", 6)
-    pool, validation, test = few_labels.sides(settings)
+def test_nobody_is_labelled_and_validated_on(settings):
+    pool, validation, test = few_labels.sides(settings, Task(words=TINY, labelled_at="site-1", validation=3))
     names = [{(case.site, case.name) for case in part} for part in (pool, validation, test)]
     assert len(names[0] | names[1] | names[2]) == sum(map(len, names))
     assert {case.site for case in pool} == {"site-1"}
@@ -168,6 +167,23 @@ def test_gains_are_paired_by_draw(tmp_path):
         text = "\n".join(page(list(csv.DictReader(file))))
     assert "| ptdr-federated | +2.0 | +2.00 (-10.71 to +14.71) | 2 |" in text
     assert "| scratch | 0.910 (2) | 0.910 (2) |" in text
+
+
+def test_every_task_composes_and_has_its_own_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDMEDGEN_DATA", str(tmp_path))
+    for name, task in TASKS.items():
+        assert compose(task.words).data.mask_classes
+        for run in task.pretrained.values():
+            asked = compose([*run.common, *run.words])
+            assert asked.data.size == compose(task.words).data.size
+            assert plan.stages(asked)[-1].name in ("generator", "statistics")
+        assert name in "\n".join(page([], name))
+
+
+def test_a_task_refuses_a_pretraining_that_it_lacks(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        few_labels.main(["--runs", str(tmp_path), "--task", "caries", "--pretrain", "eps10"])
+    assert "caries is pre-trained as local, federated, phantoms" in capsys.readouterr().err
 
 
 def test_a_page_without_cells_says_how_to_make_them():
