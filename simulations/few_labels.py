@@ -3,8 +3,8 @@
 python -m simulations.few_labels --out docs/results
 
 `--task` names another one: lungs-montgomery, lungs-128, caries. Rows whose network isn't pre-trained yet
-(`--pretrain NAME …`) wait; cells that stand in the CSV aren't computed again. Several processes may share the work: each
-takes cells that nobody has taken. A killed one leaves its mark in RUNS/few-labels-taken, to be removed by hand.
+(`--pretrain NAME …`) wait; cells that stand in the CSV aren't computed again. Several processes may share the work:
+each takes cells that nobody has taken. A killed one leaves its mark in RUNS/few-labels-taken, to be removed by hand.
 """
 
 import argparse
