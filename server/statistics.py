@@ -140,7 +140,7 @@ def generator_of(settings: Settings, released: Arrays, public: Tensor) -> Moment
     layout = layout_of(settings, basis.dimension)
     vector = torch.from_numpy(released[VECTOR].copy())
     images, exposures = bases.standardised(_some(public)) if len(public) else (public, None)
-    residuals = basis.residual(images) if settings.prior.residual and len(public) else None
+    residuals = _texture(basis, images) if settings.prior.residual and len(public) else None
     if settings.statistics.kind == "moments":
         moments = statistics.decode(vector, layout, shrink=settings.statistics.shrink)
         make = partial(from_moments, basis, moments)
@@ -152,6 +152,13 @@ def generator_of(settings: Settings, released: Arrays, public: Tensor) -> Moment
         make = partial(from_network, basis, network)
     classes, masks = settings.data.classes, masks_of(settings)
     return make(classes=classes, mask_classes=masks, residuals=residuals, exposures=exposures)
+
+
+def _texture(basis: Basis, images: Tensor) -> Tensor:
+    """What the basis doesn't span of public images; of masks nothing, which would be another chest's outline."""
+    rest = basis.residual(images)
+    rest[:, 1:] = 0
+    return rest
 
 
 def facts_of(rounds: Rounds, released: Arrays) -> dict[str, Any]:

@@ -147,3 +147,13 @@ def test_a_run_killed_before_the_sum_was_kept_is_answered_free(
     assert np.array_equal(kept["statistics"], again["statistics"])
     (counted,) = spent(tmp_path / "run").plans.values()
     assert counted.reserved["statistics"] == 1
+
+
+def test_texture_is_taken_from_public_images_and_never_from_their_masks(tmp_path: Path, measured: list[Any]) -> None:
+    run(tmp_path / "run", *ALONE, "prior.phantoms=40")
+    generator = load_generator(tmp_path / "run" / "generator")
+    assert isinstance(generator, MomentsGenerator)
+    assert generator.sampler.residuals is not None
+    assert generator.sampler.residuals.shape[1] > 1
+    assert float(generator.sampler.residuals[:, 0].abs().mean()) > 0.01
+    assert not generator.sampler.residuals[:, 1:].any()
