@@ -193,7 +193,7 @@ def _name_axes(axes: Axes, x_label: str, y_label: str) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(names)), handlelength=1.6)
+    figure.legend(handles, names, loc="outside upper left", ncols=min(3, len(names)), handlelength=1.6)
 
 
 def _svg(figure: Figure, title: str) -> Markup:

@@ -43,3 +43,19 @@ def test_a_skipped_rare_class_says_nothing(make_run: MakeRun) -> None:
 def test_fid_by_a_supplied_network_is_called_that(make_run: MakeRun) -> None:
     page = page_with(make_run(), {"inception_fid": {"fid": 12.5, "n": 30, "features": 2048}})
     assert "By the Inception network that was supplied, FID is 12.5" in page
+
+
+def test_the_shapes_of_masks_are_said_of_either_side_and_drawn(make_run: MakeRun) -> None:
+    lung = {
+        "parts": 2,
+        "as_usual": {"synthetic": 0.66, "real": 0.98},
+        "areas": {"synthetic": {"mean": 0.28, "sd": 0.023}, "real": {"mean": 0.252, "sd": 0.058}},
+        "distance": 0.43,
+        "edges": [0.0, 0.2, 0.4],
+        "histogram": {"synthetic": [0.0, 1.0], "real": [0.3, 0.7]},
+    }
+    page = " ".join(page_with(make_run(), {"mask_shapes": {"lung": lung}}).split())
+    assert "66% of the synthetic masks hang together in 2 parts, as 98% of the real ones do" in page
+    assert "28.0% of the image (sd 2.3%), that of real ones 25.2% (sd 5.8%)" in page
+    assert 'aria-label="lung"' in page
+    assert "Shapes of the masks" not in page_with(make_run(), {"mask_shapes": {"skipped": "no masks"}})
