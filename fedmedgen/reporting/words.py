@@ -165,13 +165,16 @@ def _values(value: Any) -> str:
     return number(value)
 
 
+SIDES = ("synthetic", "real")
+
+
 def mask_shape(name: str, part: Mapping[str, Any]) -> str:
     """How the masks of a class look, beside the real ones."""
     usual, whole = part["as_usual"], part["parts"]
-    mine, real = part["areas"]["synthetic"], part["areas"]["real"]
+    mine, real = (f"{side['mean']:.1%} of the image (sd {side['sd']:.1%})" for side in map(part["areas"].get, SIDES))
     return (
         f"{name.capitalize()}: {usual['synthetic']:.0%} of the synthetic masks hang together in {whole}"
-        f" {'part' if whole == 1 else 'parts'}, as {usual['real']:.0%} of the real ones do. Their area is {mine['mean']:.1%} of"
-        f" the image (sd {mine['sd']:.1%}), that of real ones {real['mean']:.1%} (sd {real['sd']:.1%}); the two distributions of"
-        f" areas differ by {part['distance']:.2f} at most (0: alike, 1: nothing in common)."
+        f" {'part' if whole == 1 else 'parts'}, as {usual['real']:.0%} of the real ones do. Their area is {mine}, that of"
+        f" real ones {real}; the two distributions of areas differ by {part['distance']:.2f} at most (0: alike, 1: nothing"
+        " in common)."
     )
