@@ -174,7 +174,7 @@ def mask_shape(name: str, part: Mapping[str, Any]) -> str:
     mine, real = (f"{side['mean']:.1%} of the image (sd {side['sd']:.1%})" for side in map(part["areas"].get, SIDES))
     return (
         f"{name.capitalize()}: {usual['synthetic']:.0%} of the synthetic masks hang together in {whole}"
-        f" {'part' if whole == 1 else 'parts'}, as {usual['real']:.0%} of the real ones do. Their area is {mine}, that of"
-        f" real ones {real}; the two distributions of areas differ by {part['distance']:.2f} at most (0: alike, 1: nothing"
-        " in common)."
+        f" {'part' if whole == 1 else 'parts'}, as {usual['real']:.0%} of the real ones do. Their area is {mine}, that"
+        f" of real ones {real}; the two distributions of areas differ by {part['distance']:.2f} at most (0: alike, 1:"
+        " nothing in common)."
     )
