@@ -65,7 +65,7 @@ def test_the_keys_that_scripts_rely_on_are_printed_and_written(
     assert ask(made, "--real", real, "--task", "segmentation", *words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads(out.read_text())
-    assert set(found) == {"fidelity", "segmentation"}
+    assert set(found) == {"set", "fidelity", "segmentation", "mask_shapes"}
     assert set(found["segmentation"]["tstr"]["dice"]["disc"]) == {"mean", "sd"}
     assert found["segmentation"]["trtr"]["n_train"] == 40
     assert found["segmentation"]["trtr"]["n_test"] == 20
