@@ -35,6 +35,7 @@ RELEASED = (
 LUNGS = {
     "federated": Pretraining(OPEN),
     "federated-long": Pretraining((*OPEN, "generator.local_steps=240")),
+    "federated-longer": Pretraining((*OPEN, "generator.local_steps=480")),
     "short": Pretraining((*OPEN, "rounds=3")),
     "local": Pretraining(
         (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")

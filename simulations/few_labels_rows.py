@@ -189,6 +189,7 @@ ROWS: dict[str, Callable[[Cell], Predict]] = {
     "scratch": scratch,
     "ptdr-federated": ptdr,
     "ptdr-federated-long": ptdr,
+    "ptdr-federated-longer": ptdr,
     "ptdr-local": ptdr,
     "ptdr-eps10": ptdr,
     "pairs-none": pairs,
