@@ -2,7 +2,7 @@
 
 python -m simulations.few_labels --out docs/results
 
-`--task` names another one: lungs-montgomery, lungs-128, caries. Rows whose network isn't pre-trained yet
+`--task` names another one: lungs-montgomery, lungs-both, lungs-128, caries. Rows whose network isn't pre-trained yet
 (`--pretrain NAME …`) wait; cells that stand in the CSV aren't computed again. Several processes may share the work:
 each takes cells that nobody has taken. A killed one leaves its mark in RUNS/few-labels-taken, to be removed by hand.
 """
@@ -51,7 +51,7 @@ def sides(settings: Settings, task: Task) -> tuple[list[Case], CaseSet, CaseSet]
     few = {site: [case for case in validation if case.site == site][: task.validation] for site in train.sites}
     chosen = [case for part in few.values() for case in part]
     names = {(case.site, case.name) for case in chosen}
-    pool = [case for case in train if case.site == task.labelled_at and (case.site, case.name) not in names]
+    pool = [case for case in train if task.labelled_at in ("", case.site) and (case.site, case.name) not in names]
     return pool, train.with_cases(chosen), loaded.of_split("test")
 
 
@@ -156,7 +156,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--rows", nargs="*", default=[*ROWS, *ABLATIONS], choices=[*ROWS, *ABLATIONS])
+    parser.add_argument("--rows", nargs="*", choices=[*ROWS, *ABLATIONS])
     parser.add_argument("--task", default="lungs", choices=list(TASKS))
     parser.add_argument("--pretrain", nargs="*", default=[], metavar="NAME", help="only these runs, no cells")
     args = parser.parse_args(words)
@@ -173,7 +173,7 @@ def main(words: Sequence[str] | None = None) -> int:
     pool, validation, test = sides(settings, task)
     args.out.mkdir(parents=True, exist_ok=True)
     cells = Cells(args.out / f"{name}.csv", task.runs(args.runs))
-    wanted = cells_of(args.rows, task, cells, settings, pool, validation)
+    wanted = cells_of(args.rows or task.rows, task, cells, settings, pool, validation)
     for cell in track(wanted, "cells", console=Console(stderr=True)):
         if cells.take(cell):
             cells.add(measured(cell, test))

@@ -30,7 +30,8 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     yield from (f"# Few labels: {task}", "", f"`{command}`", "")
     yield f"- {datetime.datetime.now(datetime.UTC).date()}, commit {code_commit()}, {machine()}"
     yield f"- `{' '.join(known.words)}`"
-    yield f"- labels from {known.labelled_at} alone, up to {known.draws} draws; test patients of all sites"
+    whose = f"{known.labelled_at} alone" if known.labelled_at else "all sites"
+    yield f"- labels from {whose}, up to {known.draws} draws; test patients of all sites"
     yield "- equal fine-tuning steps and augmentation for every row; the learning rate of each row is the best"
     yield "  of the same three, at 5 labels of one more draw, on training patients set apart"
     if not whole:

@@ -28,6 +28,7 @@ from fedmedgen.training.rows import Rows
 Predict = Callable[[Tensor], Tensor]
 """Masks ``[B, H, W]`` of images ``[B, 1, H, W]``."""
 LEDM_LEVELS = (0.05, 0.2, 0.6)
+FEDAVG_ROUNDS = 3
 PSEUDO = 200  # unlabelled radiographs that self-training labels
 
 
@@ -76,16 +77,20 @@ def fresh(cell: Cell) -> Segmenter:
     return model
 
 
-def tuned(model: nn.Module, cell: Cell, cases: Sequence[Case], *, steps: int) -> nn.Module:
-    """Fine-tune what can be trained of a model on cases that have masks, by the study's own recipe."""
+def tuned(model: nn.Module, cell: Cell, cases: Sequence[Case], *, steps: int, after: int = 0) -> nn.Module:
+    """Fine-tune what can be trained of a model on cases that have masks, by the study's own recipe.
+
+    `after` steps have been taken before, of the cell's.
+    """
     settings, batch = cell.settings, cell.settings.segmenter.batch_size
 
     def rows(generator: torch.Generator) -> Rows:
         chosen = torch.randint(len(cases), (batch,), generator=generator).tolist()
         return local_round.draw_rows(settings, plan.SEGMENTER, 1, [cases[place] for place in chosen], generator)
 
-    schedule = Schedule(learning_rate=cell.rate, first_step=0, steps=steps, total_steps=steps)
-    generator = torch.Generator().manual_seed(cell.seed)
+    total = max(steps, cell.steps if after else 0)
+    schedule = Schedule(learning_rate=cell.rate, first_step=after, steps=steps, total_steps=total)
+    generator = torch.Generator().manual_seed(cell.seed + after)
     fit_ordinary(model, segmentation_loss, rows, schedule=schedule, generator=generator)
     return model.eval()
 
@@ -126,9 +131,24 @@ def pairs(cell: Cell) -> Predict:
 
 def ptdr(cell: Cell) -> Predict:
     """The whole denoiser, fine-tuned end to end with a new head (Rousseau et al. 2023)."""
-    return masks_of(
-        tuned(local_round.segmenter_of(denoiser_of(cell), seeded(cell)), cell, cell.labelled, steps=cell.steps)
-    )
+    return masks_of(tuned(from_denoiser(cell), cell, cell.labelled, steps=cell.steps))
+
+
+def from_denoiser(cell: Cell) -> nn.Module:
+    return local_round.segmenter_of(denoiser_of(cell), seeded(cell))
+
+
+def fedavg(cell: Cell, start: Callable[[Cell], nn.Module]) -> Predict:
+    """Every site fine-tunes on its own labels, and the weights are averaged by their number, round after round."""
+    shared, steps = start(cell), cell.steps // FEDAVG_ROUNDS
+    own = [[case for case in cell.labelled if case.site == site] for site in sorted({c.site for c in cell.labelled})]
+    for number in range(FEDAVG_ROUNDS):
+        trained = [tuned(copy.deepcopy(shared), cell, cases, steps=steps, after=number * steps) for cases in own]
+        with torch.no_grad():
+            for name, weight in shared.named_parameters():
+                parts = [len(cases) * site.get_parameter(name) for cases, site in zip(own, trained, strict=True)]
+                weight.copy_(torch.stack(parts).sum(0) / len(cell.labelled))
+    return masks_of(shared.eval())
 
 
 def ledm(cell: Cell) -> Predict:
@@ -202,11 +222,14 @@ ROWS: dict[str, Callable[[Cell], Predict]] = {
     "self-training": self_training,
     "autoencoder": ptdr,
     "ledm": ledm,
+    "scratch-fedavg": partial(fedavg, start=fresh),
+    "ptdr-fedavg": partial(fedavg, start=from_denoiser),
 }
 SOURCES = {
     **{row: row.removeprefix("ptdr-") for row in ROWS if row.startswith("ptdr-")},
     **{row: row for row in ROWS if row.startswith("pairs-")},
     "autoencoder": "autoencoder",
     "ptdr-short": "short",
+    "ptdr-fedavg": "federated-long",
     "ledm": "federated",
 }

@@ -17,7 +17,7 @@ from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.saving import save_generator
 from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import save_arrays
-from simulations import few_labels, few_labels_ablations
+from simulations import few_labels, few_labels_ablations, few_labels_rows
 from simulations.few_labels_ablations import ABLATIONS
 from simulations.few_labels_page import page
 from simulations.few_labels_pretraining import LUNGS
@@ -121,6 +121,25 @@ def test_nobody_is_labelled_and_validated_on(settings):
     names = [{(case.site, case.name) for case in part} for part in (pool, validation, test)]
     assert len(names[0] | names[1] | names[2]) == sum(map(len, names))
     assert {case.site for case in pool} == {"site-1"}
+
+
+def test_fedavg_takes_as_many_steps_and_averages_by_labels(cell, monkeypatch):
+    kept: list[torch.nn.Module] = []
+
+    def look(model, cell, cases, *, steps: int, after: int = 0):
+        taken.append((steps, after, {case.site for case in cases}))
+        with torch.no_grad():
+            model.get_parameter("unet.conv_out.bias").fill_(float(len(cases)))
+        return model
+
+    taken: list[tuple[int, int, set[str]]] = []
+    monkeypatch.setattr(few_labels_rows, "tuned", look)
+    monkeypatch.setattr(few_labels_rows, "masks_of", lambda model: kept.append(model))
+    labelled = [replace(case, site=site) for case, site in zip(cell.pool, ("a", "a", "a", "b"), strict=False)]
+    settings = replace(cell.settings, segmenter=replace(cell.settings.segmenter, local_steps=9))
+    few_labels_rows.fedavg(replace(cell, labelled=labelled, settings=settings), fresh)
+    assert taken == [(3, after, {site}) for after in (0, 3, 6) for site in ("a", "b")]
+    assert set(kept[0].get_parameter("unet.conv_out.bias").tolist()) == {(3 * 3 + 1 * 1) / 4}
 
 
 def test_cells_are_taken_once_and_measured_by_site(cell, tmp_path):
