@@ -9,6 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmedgen.composition import compose
+from server.joining import known_nodes
 from server.run_store import RunStore
 from server.stages import run_study
 
@@ -21,7 +22,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the study that `overrides` in the run config composes in the folder `out`, or go on with the one there."""
     store = open_store(context.run_config)
     torch.set_num_threads(store.settings.runtime.server_threads)
-    run_study(grid, store)
+    members = str(context.run_config.get("members", ""))
+    run_study(grid, store, known_nodes(Path(members)) if members else None)
 
 
 def open_store(run_config: dict[str, bool | float | int | str]) -> RunStore:

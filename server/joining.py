@@ -1,8 +1,11 @@
 """Who takes part: the nodes that answer with a site's name and public counts, within a bounded wait."""
 
+import json
 import math
 import re
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -17,10 +20,16 @@ MOST_PATIENTS = 10_000_000  # a site that declares more would outweigh all other
 SIMULATION_SECONDS = 30.0  # a simulation's nodes are there from its start
 
 
-def join(grid: Grid, settings: Settings, *, sites: int) -> list[Member]:
+def known_nodes(file: Path) -> dict[int, str]:
+    """Which node is which site, as the server registered their keys."""
+    return {int(entry["node"]): name for name, entry in json.loads(file.read_text()).items()}
+
+
+def join(grid: Grid, settings: Settings, *, sites: int, known: Mapping[int, str] | None = None) -> list[Member]:
     """The members, in the order of their names; nodes without a site stay idle.
 
-    Whoever says what can't be used, or a name that another node says too, is left out.
+    Whoever says what can't be used, a name that another node says too, or one that isn't its own by `known`, is left
+    out.
 
     **Raises** `FederationError` where fewer than `sites` are there in time.
     """
@@ -37,7 +46,9 @@ def join(grid: Grid, settings: Settings, *, sites: int) -> list[Member]:
         member = _member(reply, refused)
         if member is None:
             continue
-        if member.site in claimed:
+        if known is not None and known.get(member.node) != member.site:
+            refused.append(f"node {member.node} says that it is {member.site}; its key is of {known.get(member.node)}")
+        elif member.site in claimed:
             members.pop(member.site, None)
             refused.append(f"two nodes say that they are {member.site}: give each site its own name")
         else:

@@ -37,6 +37,7 @@ class Study:
     """What a running study knows; in a deployment `parts`, `test` and `loaded` stay empty."""
 
     store: RunStore
+    known: Mapping[int, str] | None = None
     loaded: CaseSet | None = None
     parts: Mapping[str, CaseSet] = field(default_factory=dict)
     test: CaseSet | None = None
@@ -64,12 +65,14 @@ class Trained:
     cheap: MomentsGenerator | None = None
 
 
-def run_study(grid: Grid, store: RunStore) -> None:
+def run_study(grid: Grid, store: RunStore, known: Mapping[int, str] | None = None) -> None:
     """Run every stage that is left; the result file says how it ended, whatever happens.
+
+    `known` says which node is which site, where a deployment knows: none can then pass for another.
 
     **Raises** what stopped the study, after result.json has its reason.
     """
-    study = Study(store)
+    study = Study(store, known=known)
     rounds: Rounds | None = None
     metrics = study.metrics
     try:
@@ -114,7 +117,7 @@ def begin(grid: Grid, study: Study) -> Rounds:
     """The members and the noise of all stages; rows of an interrupted run are taken up again."""
     settings = study.settings
     wanted = len(study.parts) or settings.federation.min_sites
-    members = join(grid, settings, sites=wanted)
+    members = join(grid, settings, sites=wanted, known=study.known)
     noise = plan.noise_multipliers(settings)
     agreed = None
     if settings.private:

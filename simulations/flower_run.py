@@ -11,12 +11,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from fedmedgen.deployment.processes import Family
 from fedmedgen.errors import RunError
 from server.results import COMMIT, commit
 
@@ -32,35 +32,6 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-
-
-@dataclass
-class Family:
-    """A process and its descendants: their memory, and their end."""
-
-    root: psutil.Process
-    known: dict[int, psutil.Process] = field(default_factory=dict)
-    peak_mb: float = 0.0
-
-    def look(self) -> None:
-        """Note every descendant alive now, and the memory of all together."""
-        with suppress(psutil.Error):
-            for process in [self.root, *self.root.children(recursive=True)]:
-                self.known.setdefault(process.pid, process)
-        self.peak_mb = max(self.peak_mb, sum(_private_mb(process) for process in self.known.values()))
-
-    def end(self) -> None:
-        """Ask every process of the family that is still there to stop, then stop it."""
-        self.look()
-        alive = [process for process in self.known.values() if process.is_running()]
-        for process in alive:
-            with suppress(psutil.Error):
-                process.terminate()
-        _, stubborn = psutil.wait_procs(alive, timeout=10)
-        for process in stubborn:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(stubborn, timeout=5)
 
 
 def run_flower(run_config: Mapping[str, Any], *, nodes: int, cpus: int, gpus: float) -> float:
@@ -188,11 +159,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _private_mb(process: psutil.Process) -> float:
-    """Memory of a process in MB, pages that it shares with others left out."""
-    with suppress(psutil.Error):
-        memory = process.memory_info()
-        return float(memory.rss - getattr(memory, "shared", 0)) / 2**20
-    return 0.0

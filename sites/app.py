@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -17,6 +18,7 @@ from fedmedgen.errors import (
 from fedmedgen.federation import egress, messages, records
 from fedmedgen.federation.egress import Checked
 from sites.opening import open_site
+from sites.security import SecurityLog
 from sites.site import Site
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,17 @@ class SiteApp(ClientApp):
     """
 
     def __call__(self, message: Message, context: Context) -> Message:
+        log = SecurityLog(context)
         try:
+            log.asked(message)
             messages.check_asked(message.content, message.metadata.message_type)
             answer = super().__call__(message, context)
             messages.check_answer(answer.content)
+            log.sent(answer)
         except Exception as error:
             logger.error("the request was not carried out", exc_info=error)
+            with suppress(OSError):
+                log.refused(error)
             words = ConfigRecord({records.SITE: "", records.STATUS: code_of(error)})
             answer = Message(RecordDict({records.CONFIG: words}), reply_to=message)  # by nothing that may be broken
         return answer
@@ -75,6 +82,7 @@ def _answer(message: Message, context: Context, ask: Callable[[Site], Checked]) 
             content = messages.pack_reply(ask(site))
     except Exception as error:
         logger.exception("site %s: the request was not carried out", name or "(not opened)")
+        SecurityLog(context).refused(error)
         content = messages.pack_reply(egress.refusal(name, code_of(error)))
     return Message(content, reply_to=message)
 

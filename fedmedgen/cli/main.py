@@ -11,7 +11,23 @@ from typing import Any
 from fedmedgen import __version__
 from fedmedgen.errors import FedmedgenError, SettingsError
 
-COMMANDS = ("data", "phantoms", "emit", "segment", "evaluate", "audit", "release", "report", "ledger", "selfcheck")
+COMMANDS = (
+    "data",
+    "phantoms",
+    "emit",
+    "segment",
+    "evaluate",
+    "audit",
+    "release",
+    "report",
+    "ledger",
+    "selfcheck",
+    "provision",
+    "preflight",
+    "serve",
+    "join",
+    "submit",
+)
 PLUGGED = {"simulate": "run a federated study on partitioned data, from start to report"}
 GROUP = "fedmedgen.commands"
 Subparsers = Any

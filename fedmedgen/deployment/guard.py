@@ -3,12 +3,15 @@
 Run by its path, never imported by the bundle's process as part of `fedmedgen`: that would hide the bundle's own copy.
 """
 
+import datetime
 import hashlib
 import importlib
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,23 @@ def check_bundle(content: bytes, policy: Path) -> str:
     **Raises** `BundleError` for any other.
     """
     digest = hashlib.sha256(content).hexdigest()
-    listed = (yaml.safe_load(policy.read_text()) or {}).get("bundles") or ()
+    rules = yaml.safe_load(policy.read_text()) or {}
+    listed = rules.get("bundles") or ()
     if digest not in listed:
+        note_refused(policy.resolve().parent / str(rules.get("folder", "")), digest)
         raise BundleError(
             f"the server sent a bundle of SHA-256 {digest}; this site's policy lists {len(listed)} bundles, and it is "
             "none of them: have the bundle checked, then add its hash to `bundles` in the policy"
         )
     return digest
+
+
+def note_refused(folder: Path, digest: str) -> None:
+    """A line in the site's security log, in the form of `security_log`."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    line = {"time": now, "event": "refused", "what": "bundle", "sha256": digest}
+    with suppress(OSError), (folder / "security.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def guard(runtime: Any, policy: Path, folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 
 from fedmedgen.deployment import guard
+from fedmedgen.deployment.processes import Program
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation.policy import SitePolicy
 
@@ -35,7 +36,22 @@ def main(words: Sequence[str]) -> int:
 
 @contextmanager
 def started(policy: Path, options: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A running SuperNode of the site; its programs' folder lives as long as it.
+    """A running SuperNode of the site.
+
+    **Raises** as `prepared`.
+    """
+    with prepared(policy, options) as program:
+        process = subprocess.Popen(list(program.words), env=dict(program.environment), cwd=program.folder)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def prepared(policy: Path, options: Sequence[str]) -> Iterator[Program]:
+    """How the site's SuperNode is started; the folder of its programs lives as long as this.
 
     **Raises** `PolicyError` for a policy that can't be read or lists no bundle, and for options that would lead past
     the guard.
@@ -48,13 +64,9 @@ def started(policy: Path, options: Sequence[str]) -> Iterator[subprocess.Popen[b
         programs, empty = Path(folder) / "bin", Path(folder) / "empty"
         write_programs(programs)
         empty.mkdir()
-        command = ["flower-supernode", *options, "--isolation", "subprocess", "--node-config", f'policy="{policy}"']
-        process = subprocess.Popen(command, env=environment(programs, policy), cwd=empty)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait()
+        flower = str(Path(sys.executable).parent / "flower-supernode")
+        words = [flower, *options, "--isolation", "subprocess", "--node-config", f'policy="{policy}"']
+        yield Program(words, empty, environment(programs, policy))
 
 
 def refuse_options(options: Sequence[str]) -> None:

@@ -1,0 +1,202 @@
+"""A project's folder: the authority, the server's kit and one kit a site; made once, then kept up to date."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+import fedmedgen
+from fedmedgen.deployment import certificates, templates
+from fedmedgen.deployment.project import Project, ServerConfig, SiteProject
+from fedmedgen.errors import RunError, SettingsError
+
+PLACE_OF_DATA = "/path/to/the/radiographs"
+CHECKOUT = Path(fedmedgen.__file__).resolve().parents[1]
+
+
+@dataclass
+class Provisioned:
+    """What was done, in words for a person."""
+
+    folder: Path
+    bundle: str = ""
+    made: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
+
+
+def provision(project: Project, out: Path, *, renew: bool = False, new_app: bool = False) -> Provisioned:
+    """Write what is missing, renew what ends soon, revoke sites that left the project; keys and policies stay.
+
+    **Raises** `SettingsError` where the folder holds another project.
+    """
+    done = Provisioned(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _require_same(project, out)
+    by = _authority(project, out / "authority", done)
+    server = out / "server"
+    (server / "sites").mkdir(parents=True, exist_ok=True)
+    done.bundle = _app(server / "app", done, anew=new_app)
+    ends = _server_certificate(project, server, by, done, renew=renew)
+    _server_texts(project, server, done.bundle, ends, by[1].not_valid_after_utc.date())
+    for site in project.sites:
+        _site(project, site, out, done)
+    _revoke(project, server, done)
+    return done
+
+
+def digest_of(app: Path) -> str:
+    """The SHA-256 of the bundle that Flower builds from an app's folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return sha256(_built(app, Path(folder)).read_bytes()).hexdigest()
+
+
+def _require_same(project: Project, out: Path) -> None:
+    mark = out / "project.json"
+    if mark.is_file() and (known := json.loads(mark.read_text())["name"]) != project.name:
+        raise SettingsError(f"{out} holds the project {known}; got {project.name}: name another folder by --out")
+    mark.write_text(json.dumps({"name": project.name}))
+
+
+def _authority(project: Project, folder: Path, done: Provisioned) -> tuple[certificates.Key, Any]:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not (folder / "ca.key").is_file():
+        key = certificates.new_key()
+        certificates.write_key(folder / "ca.key", key)
+        certificates.write_certificate(folder / "ca.crt", certificates.authority(key, project.name))
+        done.made.append("the authority")
+    return certificates.read_key(folder / "ca.key"), certificates.read_certificate(folder / "ca.crt")
+
+
+def _server_certificate(
+    project: Project, server: Path, by: tuple[certificates.Key, Any], done: Provisioned, *, renew: bool
+) -> Any:
+    """The day the server's certificate ends, after renewing it where it is due or its names have changed."""
+    certificates.write_certificate(server / "ca.crt", by[1])
+    known = server / "server.crt"
+    if known.is_file():
+        old = certificates.read_certificate(known)
+        due = certificates.days_left(old) < certificates.RENEW_DAYS
+        if not (due or renew or set(project.server.names) - certificates.names_of(old)):
+            return old.not_valid_after_utc.date()
+        (server / "server.key").unlink()
+        done.renewed.append("the server's certificate")
+    else:
+        done.made.append("the server's kit")
+    key = certificates.new_key()
+    certificates.write_key(server / "server.key", key)
+    new = certificates.for_server(key, project.server.names, project.server.days, by)
+    certificates.write_certificate(known, new)
+    return new.not_valid_after_utc.date()
+
+
+def _server_texts(project: Project, server: Path, bundle: str, ends: Any, authority_ends: Any) -> None:
+    config = {"host": ServerConfig.host, "port": project.server.port}
+    _write_new(server / "server.yaml", yaml.safe_dump(config, sort_keys=False))
+    _write_new(server / "study.yaml", _filled(templates.STUDY, sites=len(project.sites)))
+    (server / "README.md").write_text(
+        _filled(
+            templates.SERVER_README, project=project.name, port=project.server.port, ends=ends, bundle=bundle,
+            renew=certificates.RENEW_DAYS, authority_ends=authority_ends,
+        )
+    )  # fmt: skip
+    _starters(server, project.name, "serve server.yaml", "server", [f"{project.server.port}:{project.server.port}"])
+
+
+def _site(project: Project, site: SiteProject, out: Path, done: Provisioned) -> None:
+    kit = out / "sites" / site.name
+    kit.mkdir(parents=True, exist_ok=True)
+    if not (kit / "site.key").is_file():
+        key = certificates.new_key()
+        certificates.write_key(kit / "site.key", key, ssh=True)
+        (kit / "site.pub").write_bytes(certificates.public_ssh(key))
+        done.made.append(f"the kit of {site.name}")
+    shutil.copy(kit / "site.pub", out / "server" / "sites" / f"{site.name}.pub")
+    shutil.copy(out / "authority" / "ca.crt", kit / "ca.crt")
+    server = f"{project.server.names[0]}:{project.server.port}"
+    _write_new(kit / "site.yaml", yaml.safe_dump({"site": site.name, "server": server}, sort_keys=False))
+    declared = site.patients_declared
+    policy = _filled(
+        templates.POLICY, site=site.name, data_root=site.data_root or PLACE_OF_DATA, data_layout=site.data_layout,
+        patients_declared=declared or "", labelled_declared=site.labelled_declared,
+        lifetime_epsilon=f"{site.lifetime_epsilon:g}", bundle=done.bundle,
+        lifetime_delta=f"{1 / (10 * declared):.6f}" if declared else "",
+    )  # fmt: skip
+    _write_new(kit / "policy.yaml", policy)
+    (kit / "README.md").write_text(_filled(templates.SITE_README, site=site.name, project=project.name, server=server))
+    _starters(kit, project.name, "join site.yaml", "site", [])
+
+
+def _revoke(project: Project, server: Path, done: Provisioned) -> None:
+    """A public key whose site left the project goes where `serve` doesn't look."""
+    names = {site.name for site in project.sites}
+    for key in sorted((server / "sites").glob("*.pub")):
+        if key.stem not in names:
+            (server / "revoked").mkdir(exist_ok=True)
+            key.rename(server / "revoked" / key.name)
+            done.revoked.append(key.stem)
+
+
+def _starters(kit: Path, project: str, command: str, what: str, ports: Sequence[str]) -> None:
+    start = kit / "start.sh"
+    start.write_text(_filled(templates.START, command=command))
+    start.chmod(0o755)
+    folder = "server" if what == "server" else f"sites/{kit.name}"
+    unit = _filled(templates.UNIT, what=what, project=project, folder=folder, command=command)
+    (kit / f"fedmedgen-{what}.service").write_text(unit)
+    words = ", ".join(json.dumps(word) for word in command.split())
+    more = f"    ports: {json.dumps(list(ports))}\n" if ports else f"      - {PLACE_OF_DATA}:{PLACE_OF_DATA}:ro\n"
+    version = fedmedgen.__version__
+    _write_new(kit / "compose.yaml", _filled(templates.COMPOSE, service=what, words=words, version=version, more=more))
+
+
+def _app(app: Path, done: Provisioned, *, anew: bool) -> str:
+    """The app's folder as Flower bundles it, and the bundle's hash; an old one stays, since sites have its hash."""
+    if anew and app.is_dir():
+        shutil.rmtree(app)
+        done.renewed.append("the app")
+    if app.is_dir():
+        return digest_of(app)
+    if not (CHECKOUT / "sites" / "app.py").is_file():
+        raise RunError(
+            "the code that sites run isn't part of this installation: clone the fedmedgen repository, provision there"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = _built(CHECKOUT, Path(folder))
+        with zipfile.ZipFile(bundle) as packed:
+            packed.extractall(app)
+        return sha256(bundle.read_bytes()).hexdigest()
+
+
+def _built(app: Path, folder: Path) -> Path:
+    """The bundle that Flower builds from an app."""
+    flwr = str(Path(sys.executable).parent / "flwr")
+    environment = {"PATH": str(Path(sys.executable).parent), "FLWR_HOME": str(folder / "home"), "HOME": str(folder),
+                   "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # fmt: skip
+    done = subprocess.run(
+        [flwr, "build", "--app", str(app)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    built = list(folder.glob("*.fab"))
+    if done.returncode or len(built) != 1:
+        raise RunError(f"Flower could not bundle {app}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return built[0]
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Leave a file alone that a person may have edited."""
+    if not path.exists():
+        path.write_text(text)
+
+
+def _filled(template: str, **words: object) -> str:
+    return Template(template).substitute({key: str(value) for key, value in words.items()})

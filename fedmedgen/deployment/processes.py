@@ -1,0 +1,155 @@
+"""Processes and their descendants: started again with back-off, logged to file and screen, and ended together."""
+
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+LOG_BYTES, LOG_FILES = 10_000_000, 5
+STEADY_SECONDS = 600.0  # that a program must run for its back-off to start afresh
+
+
+@dataclass
+class Family:
+    """A process and its descendants: their memory, and their end."""
+
+    root: psutil.Process
+    known: dict[int, psutil.Process] = field(default_factory=dict)
+    peak_mb: float = 0.0
+
+    def look(self) -> None:
+        """Note every descendant alive now, and the memory of all together."""
+        with suppress(psutil.Error):
+            for process in [self.root, *self.root.children(recursive=True)]:
+                self.known.setdefault(process.pid, process)
+        self.peak_mb = max(self.peak_mb, sum(_private_mb(process) for process in self.known.values()))
+
+    def end(self) -> None:
+        """Ask every process of the family that is still there to stop, then stop it."""
+        self.look()
+        alive = [process for process in self.known.values() if process.is_running()]
+        for process in alive:
+            with suppress(psutil.Error):
+                process.terminate()
+        _, stubborn = psutil.wait_procs(alive, timeout=10)
+        for process in stubborn:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(stubborn, timeout=5)
+
+
+def _private_mb(process: psutil.Process) -> float:
+    """Memory of a process in MB, pages that it shares with others left out; 0 once it is gone."""
+    with suppress(psutil.Error):
+        memory = process.memory_info()
+        return float(memory.rss - getattr(memory, "shared", 0)) / 2**20
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is started, where, and under which environment."""
+
+    words: Sequence[str]
+    folder: Path
+    environment: Mapping[str, str]
+
+
+class Kept:
+    """A program that is started again whenever it ends by itself, later and later, until it is told to stop."""
+
+    def __init__(self, program: Program, log: Path, *, first: float, longest: float) -> None:
+        self.program, self.first, self.longest = program, first, longest
+        self.restarts, self.status = 0, "starting"
+        self.started = threading.Event()  # set at each start, for whoever has to do something then
+        self._stop = threading.Event()
+        self._log = _log_to(log)
+        self._thread = threading.Thread(target=self._keep, name=program.words[0], daemon=True)
+        self._family: Family | None = None
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the program and all that it started; returns once they are gone."""
+        self._stop.set()
+        if self._family is not None:
+            self._family.end()
+        self._thread.join(timeout=30)
+
+    def _keep(self) -> None:
+        wait = self.first
+        while not self._stop.is_set():
+            begun = time.monotonic()
+            code = self._run_once()
+            if self._stop.is_set():
+                break
+            self.status = f"ended with exit status {code}"
+            wait = self.first if time.monotonic() - begun > STEADY_SECONDS else wait
+            self._log.warning("%s %s; starting it again in %g s", self.program.words[0], self.status, wait)
+            self._stop.wait(wait)
+            wait, self.restarts = min(2 * wait, self.longest), self.restarts + 1
+        self.status = "stopped"
+
+    def _run_once(self) -> int:
+        try:
+            self._process = subprocess.Popen(
+                list(self.program.words), cwd=self.program.folder, env=dict(self.program.environment), text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+            )  # fmt: skip
+        except OSError as error:
+            self._log.error("%s can't be started: %s", self.program.words[0], error)
+            return 127
+        self._family, self.status = Family(psutil.Process(self._process.pid)), "running"
+        self.started.set()
+        watch = threading.Thread(target=self._copy, args=(self._process, self._family), daemon=True)
+        watch.start()
+        code = self._process.wait()
+        self._family.end()  # what it left behind would hold its port
+        watch.join(timeout=5)
+        return code
+
+    def _copy(self, process: subprocess.Popen[str], family: Family) -> None:
+        """Every line the program says, to file and screen; the family is looked at meanwhile."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._log.info("%s", line.rstrip())
+            family.look()
+
+
+def _log_to(path: Path) -> logging.Logger:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = logging.getLogger(f"{__name__}.{path}")
+    found.setLevel(logging.INFO)
+    found.propagate = False
+    if not found.handlers:
+        to_file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        to_screen = logging.StreamHandler()
+        to_screen.setFormatter(logging.Formatter("%(message)s"))
+        found.handlers = [to_file, to_screen]
+    return found
+
+
+def until(good: Callable[[], bool], *, seconds: float, stop: threading.Event | None = None) -> bool:
+    """Wait for something, in vain at most so many seconds or until `stop`; whether it came about."""
+    end, stop = time.monotonic() + seconds, stop or threading.Event()
+    while time.monotonic() < end and not stop.is_set():
+        if good():
+            return True
+        stop.wait(0.3)
+    return False

@@ -1,0 +1,138 @@
+"""The texts of a kit. `$words` are filled in by `kits`."""
+
+POLICY = """\
+# What $site allows, for its lifetime. Written and kept by a person at the site; no message can widen it.
+# docs/privacy.md says what each line promises. Check it with: fedmedgen preflight site.yaml
+
+site: $site
+folder: ledger            # the ledger, its key, stored replies, security.jsonl: back it up, never restore an old copy
+data_root: $data_root     # the radiographs; nothing can choose another folder
+data_layout: $data_layout # images | folders | dicom | npz: said here, not guessed
+
+# Public figures: rounded up, chosen once, at least the true counts. They leave the site as they stand here.
+patients_declared: $patients_declared
+labelled_declared: $labelled_declared   # patients whose radiographs have masks; 0: none takes part in segmentation
+
+# The whole budget of every patient, all studies of all years together.
+lifetime_epsilon: $lifetime_epsilon
+lifetime_delta: $lifetime_delta         # at most one tenth of 1 / patients_declared
+
+# SHA-256 of the app bundles that may run here. Have somebody you trust read the code before you add one.
+bundles:
+  - $bundle
+
+# Room for audits: directions planted in every run, and patients that never take part.
+audit_canaries: 0
+audit_holdout: 0.0
+
+# Others, with their defaults: ledger_head: ledger/ledger.head (better on another disk), unit: patient, threads: 1,
+# device: auto, smallest_noise_multiplier: 0.3, largest_sample_rate: 0.5, largest_rounds: 500.
+"""
+
+START = """\
+#!/bin/sh
+# Runs until it is told to stop; what it starts ends with it.
+cd "$$(dirname "$$0")" && exec fedmedgen $command
+"""
+
+UNIT = """\
+[Unit]
+Description=fedmedgen $what of $project
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+# the folder of this kit, and a user who may read it and nothing that needn't be read
+WorkingDirectory=/opt/fedmedgen/$folder
+ExecStart=/opt/fedmedgen/venv/bin/fedmedgen $command
+User=fedmedgen
+Restart=always
+RestartSec=10
+KillMode=control-group
+UMask=0077
+NoNewPrivileges=true
+PrivateTmp=true
+ProtectSystem=strict
+ReadWritePaths=/opt/fedmedgen/$folder
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+COMPOSE = """\
+# the image: docker build -t fedmedgen:$version . in a checkout of fedmedgen
+services:
+  $service:
+    image: fedmedgen:$version
+    command: ["fedmedgen", $words]
+    working_dir: /kit
+    user: "$${UID:-1000}:$${GID:-1000}"
+    restart: always
+    init: true
+    read_only: true
+    tmpfs: [/tmp]
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    volumes:
+      - ./:/kit
+$more"""
+
+SERVER_README = """\
+# The server of $project
+
+The server is trusted with nothing: what reaches it is noised at the sites. Keep `server.key` on this machine
+all the same, and `../authority/` on none that is online: who has `ca.key` can pretend to be this server.
+
+1. Install fedmedgen in a virtual environment: `pip install PATH/TO/fedmedgen`.
+2. `fedmedgen serve server.yaml` (or `start.sh`, `fedmedgen-server.service`, `compose.yaml`). Sites reach port
+   $port; nothing else needs to be open. Studies can be submitted from this machine alone.
+3. `curl http://127.0.0.1:8444/health` says whether it runs, which sites are there and how studies go.
+4. `fedmedgen submit study.yaml`: edit the file first. A server that was killed goes on with its studies by
+   itself.
+5. Logs: `state/logs`. Refused callers: `state/security.jsonl`. Results: `runs/NAME`.
+
+**A site more**: add it to the project's file and run `fedmedgen provision` again; hand over its kit and copy
+`sites/NAME.pub` here.
+**A site less**: delete `sites/NAME.pub`; it is turned away within seconds, `serve` needn't be restarted.
+**The certificate** ends on $ends. `fedmedgen provision` renews it in its last $renew days (`--renew`: at once):
+copy `server.crt` and `server.key` here and restart `serve`. Sites need nothing new: they check it by the
+authority, which is good until $authority_ends.
+
+The bundle that sites have in their policies: `$bundle` (built from `app/`).
+"""
+
+SITE_README = """\
+# $site, a site of $project
+
+Your radiographs stay on this machine. What leaves it are sums with noise, and the public words and figures of
+`policy.yaml`. `site.key` is yours alone: whoever has it can pretend to be you. If it gets lost, tell the
+server's people: they revoke it.
+
+1. Install fedmedgen in a virtual environment: `pip install PATH/TO/fedmedgen`.
+2. Edit `policy.yaml`: where the radiographs are, how many patients you declare, the lifetime budget. It is
+   commented line by line.
+3. `fedmedgen ledger create policy.yaml`, once in the site's life. Back the folder up; never put an old copy
+   back.
+4. `fedmedgen preflight site.yaml` says in words what is still missing.
+5. `fedmedgen join site.yaml` (or `start.sh`, `fedmedgen-site.service`, `compose.yaml`). It connects out to
+   $server; no port needs to be opened. It may be stopped at any time and comes back into the next round.
+6. `fedmedgen ledger show ledger/ledger.jsonl` says what has been spent. `ledger/security.jsonl` says who asked
+   for what, what was refused, and what was sent (sizes and hashes). Logs: `state/logs`.
+
+The server's people can't run code of theirs here: a bundle whose SHA-256 isn't in `policy.yaml` is never
+unpacked.
+"""
+
+STUDY = """\
+# fedmedgen submit study.yaml
+name: first
+overrides:
+  - study=folder
+  - privacy=eps1
+  - federation.min_sites=$sites       # the quorum of each round
+  - federation.round_seconds=3600     # how long a round waits for its sites
+  - data.classes=[normal,tuberculosis]
+  - data.mask_classes=[]              # or [background,lung], where sites hold masks
+  - generator.with_masks=false
+  - segmenter.rounds=0
+"""
