@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 
 from fedmedgen.deployment import security_log
 from fedmedgen.deployment.guard import BUNDLE
@@ -34,7 +34,7 @@ class SecurityLog:
 
         **Raises** `OSError` where it can't be written down: then nothing is done.
         """
-        config = message.content.config_records.get(records.CONFIG, {})
+        config = message.content.config_records.get(records.CONFIG, ConfigRecord())
         words = {key: str(config[key])[:LONGEST_WORD] for key in (records.RUN, records.STAGE) if key in config}
         known = message.metadata
         self._note(
@@ -50,8 +50,8 @@ class SecurityLog:
         """What leaves: every word, and of arrays their number, size and hash."""
         content = answer.content
         words: dict[str, Any] = {}
-        for record in (*content.config_records.values(), *content.metric_records.values()):
-            words.update({key: value for key, value in record.items()})  # noqa: C416  (a record is no mapping to mypy)
+        for found in (content.config_records, content.metric_records):
+            words |= {key: value for name in found for key, value in found[name].items()}
         arrays = [array for _, found in sorted(content.array_records.items()) for _, array in sorted(found.items())]
         digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
         for array in arrays:

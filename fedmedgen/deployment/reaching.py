@@ -36,7 +36,7 @@ def reach(config: SiteConfig) -> Iterator[Found]:
     connection = http.client.HTTPSConnection(host, port, timeout=SERVER_SECONDS, context=context)
     try:
         connection.connect()
-        ends = ssl.cert_time_to_seconds(str(connection.sock.getpeercert()["notAfter"]))
+        ends = ssl.cert_time_to_seconds(str((connection.sock.getpeercert() or {})["notAfter"]))
         connection.request("GET", "/health")
         answer = connection.getresponse()
         answer.read()
