@@ -77,7 +77,7 @@ def names_of(certificate: x509.Certificate) -> set[str]:
 
 def days_left(certificate: x509.Certificate) -> float:
     """Days until a certificate ends; below 0 where it has."""
-    return (certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).total_seconds() / 86400
+    return (certificate.not_valid_after_utc - _now()).total_seconds() / 86400
 
 
 def write_certificate(path: Path, certificate: x509.Certificate) -> None:
@@ -89,7 +89,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)  # clocks differ
+    start = _now() - datetime.timedelta(minutes=5)  # clocks differ
     return (
         x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
         .not_valid_before(start)
@@ -103,6 +103,10 @@ def _usage(*, digital_signature: bool, key_cert_sign: bool, crl_sign: bool) -> x
         digital_signature=digital_signature, key_cert_sign=key_cert_sign, crl_sign=crl_sign, content_commitment=False,
         key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
     )  # fmt: skip
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _name(words: str) -> x509.Name:

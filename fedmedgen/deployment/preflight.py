@@ -67,7 +67,8 @@ def _data(policy: SitePolicy) -> Found:
     if not units:
         reason = f": {cases.rejected[0].file}: {cases.rejected[0].reason}" if aside else ""
         nameless = "; no image names its patient" if len(cases) and policy.unit == "patient" else ""
-        return Found("data", "not ready", f"{words}{nameless}{reason}; `fedmedgen data check` says more")
+        none = "" if len(cases) or aside else f": no radiograph of layout {policy.data_layout!r} at {policy.data_root}"
+        return Found("data", "not ready", f"{words}{none}{nameless}{reason}")
     if units > policy.patients_declared:
         more = f"{words}: more than the {policy.patients_declared} that the policy declares; raise the figure"
         return Found("data", "not ready", more)

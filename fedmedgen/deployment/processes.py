@@ -15,6 +15,7 @@ import psutil
 logger = logging.getLogger(__name__)
 
 LOG_BYTES, LOG_FILES = 10_000_000, 5
+LOOK_SECONDS = 0.5
 STEADY_SECONDS = 600.0  # that a program must run for its back-off to start afresh
 
 
@@ -116,19 +117,28 @@ class Kept:
             return 127
         self._family, self.status = Family(psutil.Process(self._process.pid)), "running"
         self.started.set()
-        watch = threading.Thread(target=self._copy, args=(self._process, self._family), daemon=True)
+        watch = threading.Thread(target=self._copy, args=(self._process,), daemon=True)
         watch.start()
-        code = self._process.wait()
+        while (code := _ended(self._process)) is None:
+            self._family.look()  # a child is found through its parent, while that lives
         self._family.end()  # what it left behind would hold its port
         watch.join(timeout=5)
         return code
 
-    def _copy(self, process: subprocess.Popen[str], family: Family) -> None:
-        """Every line the program says, to file and screen; the family is looked at meanwhile."""
+    def _copy(self, process: subprocess.Popen[str]) -> None:
+        """Every line the program says, to file and screen."""
         assert process.stdout is not None
-        for line in process.stdout:
-            self._log.info("%s", line.rstrip())
-            family.look()
+        with process.stdout:
+            for line in process.stdout:
+                self._log.info("%s", line.rstrip())
+
+
+def _ended(process: subprocess.Popen[str]) -> int | None:
+    """The exit status, or None after a while of waiting for it."""
+    try:
+        return process.wait(timeout=LOOK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _log_to(path: Path) -> logging.Logger:

@@ -1,0 +1,178 @@
+"""Kits: keys where they belong, certificates with the right names, and later changes of the project."""
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedmedgen.cli.main import main
+from fedmedgen.deployment import certificates, kits
+from fedmedgen.deployment.project import Project, ServerConfig, ServerProject, SiteConfig, SiteProject
+from fedmedgen.errors import RunError, SettingsError
+from fedmedgen.federation.policy import SitePolicy
+
+NORTH, SOUTH = SiteProject(name="north", patients_declared=400), SiteProject(name="south")
+PROJECT = Project(
+    name="chest", server=ServerProject(names=("fed.example.org", "10.0.0.5"), port=8443), sites=(NORTH, SOUTH)
+)
+
+
+@pytest.fixture(autouse=True)
+def bundles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's build takes seconds; a real one is in the test of a deployment."""
+
+    def built(app: Path, folder: Path) -> Path:
+        import zipfile
+
+        with zipfile.ZipFile(folder / "app.fab", "w") as packed:
+            packed.writestr(zipfile.ZipInfo("pyproject.toml"), "app")
+        return folder / "app.fab"
+
+    monkeypatch.setattr(kits, "_built", built)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    kits.provision(PROJECT, tmp_path / "chest")
+    return tmp_path / "chest"
+
+
+def private_keys(folder: Path) -> dict[str, str]:
+    """Every private key below a folder, by its path, as its public half."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and b"PRIVATE KEY" in (content := path.read_bytes()):
+            load = serialization.load_ssh_private_key if b"OPENSSH" in content else serialization.load_pem_private_key
+            key = load(content, password=None)
+            assert isinstance(key, ec.EllipticCurvePrivateKey)
+            found[str(path.relative_to(folder))] = str(key.public_key().public_numbers().x)
+    return found
+
+
+def test_each_private_key_is_in_its_own_kit_alone_and_its_owners(out: Path) -> None:
+    found = private_keys(out)
+    assert set(found) == {"authority/ca.key", "server/server.key", "sites/north/site.key", "sites/south/site.key"}
+    assert len(set(found.values())) == 4
+    for path in found:
+        assert stat.S_IMODE((out / path).stat().st_mode) == 0o600
+    assert stat.S_IMODE((out / "authority").stat().st_mode) == 0o700
+
+
+def test_the_servers_certificate_is_the_authoritys_and_good_for_its_names_alone(out: Path) -> None:
+    authority = certificates.read_certificate(out / "authority" / "ca.crt")
+    server = certificates.read_certificate(out / "server" / "server.crt")
+    server.verify_directly_issued_by(authority)
+    assert certificates.names_of(server) == {"fed.example.org", "10.0.0.5", "localhost", "127.0.0.1", "::1"}
+    assert 364 < certificates.days_left(server) <= 365
+    use = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(use) == [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]
+    assert not server.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def test_a_kit_is_read_by_the_commands_that_it_names(out: Path) -> None:
+    config = SiteConfig.read(out / "sites" / "north" / "site.yaml")
+    assert (config.site, config.address) == ("north", ("fed.example.org", 8443))
+    policy = SitePolicy.read(Path(config.policy))
+    assert (policy.site, policy.patients_declared, policy.lifetime_delta) == ("north", 400, 1 / 4000)
+    assert policy.bundles == (kits.digest_of(out / "server" / "app"),)
+    server = ServerConfig.read(out / "server" / "server.yaml")
+    assert all(Path(path).exists() for path in (server.ca, server.certificate, server.key, server.sites, server.app))
+    for kit in ("server", "sites/north"):
+        names = {path.name for path in (out / kit).iterdir()}
+        assert {"README.md", "start.sh", "compose.yaml"} <= names
+        assert any(name.endswith(".service") for name in names)
+        assert yaml.safe_load((out / kit / "compose.yaml").read_text())["services"]
+        assert "$" not in (out / kit / "README.md").read_text()
+
+
+def test_what_the_project_leaves_open_a_person_at_the_site_must_fill_in(out: Path) -> None:
+    with pytest.raises(SettingsError, match="patients_declared must be a whole number"):
+        SitePolicy.read(out / "sites" / "south" / "policy.yaml")
+
+
+def test_a_second_time_nothing_changes(out: Path) -> None:
+    (out / "sites" / "north" / "policy.yaml").write_text("edited: by a person\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    done = kits.provision(PROJECT, out)
+    assert (done.made, done.renewed, done.revoked) == ([], [], [])
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_site_is_added_and_another_revoked(out: Path) -> None:
+    done = kits.provision(replace(PROJECT, sites=(NORTH, SiteProject(name="west"))), out)
+    assert (done.made, done.revoked) == (["the kit of west"], ["south"])
+    assert {path.name for path in (out / "server" / "sites").iterdir()} == {"north.pub", "west.pub"}
+    assert (out / "server" / "sites" / "west.pub").read_bytes() == (out / "sites" / "west" / "site.pub").read_bytes()
+
+
+def test_a_certificate_is_renewed_near_its_end_on_request_or_for_a_new_name(out: Path) -> None:
+    def renewed(project: Project, *, renew: bool = False) -> bool:
+        before = (out / "server" / "server.crt").read_bytes(), private_keys(out)["server/server.key"]
+        done = kits.provision(project, out, renew=renew)
+        after = (out / "server" / "server.crt").read_bytes(), private_keys(out)["server/server.key"]
+        assert (done.renewed == ["the server's certificate"]) == (before[0] != after[0]) == (before[1] != after[1])
+        return bool(done.renewed)
+
+    short = replace(PROJECT, server=replace(PROJECT.server, days=certificates.RENEW_DAYS - 1))
+    assert not renewed(short)  # the one that is there is good for a year
+    assert renewed(short, renew=True)
+    assert renewed(PROJECT)
+    assert renewed(replace(PROJECT, server=replace(PROJECT.server, names=("fed.example.org", "other.example.org"))))
+
+
+def test_a_new_app_is_asked_for_by_word(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (out / "server" / "app" / "pyproject.toml").write_text("older")
+    kits.provision(PROJECT, out)
+    assert (out / "server" / "app" / "pyproject.toml").read_text() == "older"
+    assert kits.provision(PROJECT, out, new_app=True).renewed == ["the app"]
+    assert (out / "server" / "app" / "pyproject.toml").read_text() == "app"
+
+
+def test_another_project_and_an_installation_without_the_app_are_refused(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SettingsError, match="holds the project chest; got dental"):
+        kits.provision(replace(PROJECT, name="dental"), out)
+    monkeypatch.setattr(kits, "CHECKOUT", tmp_path)
+    with pytest.raises(RunError, match="clone the fedmedgen repository"):
+        kits.provision(PROJECT, tmp_path / "new")
+
+
+def test_the_command_says_what_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "project.yaml"
+    file.write_text("name: chest\nserver: {names: [localhost]}\nsites: [{name: north}]\n")
+    assert main(["provision", str(file), "--out", str(tmp_path / "out"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["made"] == ["the authority", "the server's kit", "the kit of north"]
+    assert len(said["bundle"]) == 64
+    assert main(["provision", str(file), "--out", str(tmp_path / "out")]) == 0
+    assert "made: nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: chest\nserver: {names: []}\nsites: [{name: a}]", "at least one host name"),
+        ("name: chest\nserver: {names: ['https://a']}\nsites: [{name: a}]", "without a scheme"),
+        ("name: chest\nserver: {names: [a], port: 0}\nsites: [{name: a}]", "a port from 1 to 65535"),
+        ("name: chest\nserver: {names: [a]}\nsites: []", "one or more sites"),
+        ("name: chest\nserver: {names: [a]}\nsites: [{name: a}, {name: a}]", "a name of its own"),
+        ("name: chest\nserver: {names: [a]}\nsites: [{name: ../a}]", "of the form"),
+        ("name: chest\nserver: {name: [a]}\nsites: [{name: a}]", "did you mean 'names'"),
+        ("name: [", "expected a YAML file"),
+    ],
+)
+def test_a_project_that_cannot_be_is_refused_in_words(
+    tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "project.yaml").write_text(text)
+    assert main(["provision", str(tmp_path / "project.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

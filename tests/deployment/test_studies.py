@@ -1,0 +1,191 @@
+"""Studies on a deployment: in line, begun, cut off, gone on with, given up; and the sites that may come."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmedgen.deployment.members import Members
+from fedmedgen.deployment.studies import Studies, StudyRecord, progress_of, read, write
+from fedmedgen.errors import RunError
+
+
+@dataclass
+class Pretended:
+    """Stands in for Flower's command line, each command of which is a process of seconds."""
+
+    configs: list[Mapping[str, Any]] = field(default_factory=list)
+    registered: dict[int, str] = field(default_factory=dict)
+    says: str = "running"
+    broken: bool = False
+
+    def run(self, app: Path, run_config: Mapping[str, Any]) -> int:
+        self.configs.append(run_config)
+        if self.broken:
+            raise RunError("no")
+        return len(self.configs)
+
+    def status(self, run: int) -> str:
+        return self.says
+
+    def register(self, public_key: Path, name: str) -> int:
+        if self.broken:
+            raise RunError("no")
+        node = max(self.registered, default=0) + 1
+        self.registered[node] = name
+        return node
+
+    def unregister(self, node: int) -> None:
+        del self.registered[node]
+
+    def nodes(self) -> dict[int, str]:
+        return dict.fromkeys(self.registered, "online")
+
+
+@pytest.fixture
+def cli() -> Pretended:
+    return Pretended()
+
+
+@pytest.fixture
+def studies(tmp_path: Path, cli: Pretended) -> Studies:
+    return Studies(tmp_path / "studies", tmp_path / "app", tmp_path / "members.json", cli, 3)  # type: ignore[arg-type]
+
+
+def handed_over(studies: Studies, name: str = "first", submitted: float = 1.0) -> StudyRecord:
+    record = StudyRecord(
+        name=name, overrides=("study=demo", "data.classes=[a, b]"), out=str(studies.folder.parent / name),
+        submitted=submitted,
+    )  # fmt: skip
+    Path(record.out).mkdir()
+    write(studies.folder, record)
+    return record
+
+
+def now(studies: Studies, name: str = "first") -> StudyRecord:
+    return read(studies.folder / f"{name}.json")
+
+
+def say(studies: Studies, **words: Any) -> None:
+    """What a running study writes of itself."""
+    (studies.folder.parent / "first" / "progress.json").write_text(json.dumps(words))
+
+
+def reach(studies: Studies, number: int) -> None:
+    """A round's end, as the run folder keeps it."""
+    (studies.folder.parent / "first" / "settings.yaml").write_text("")
+    words = {"stage": "generator", "round": number}
+    (studies.folder.parent / "first" / "checkpoint.json").write_text(json.dumps(words))
+
+
+def test_studies_run_one_after_the_other_as_submitted(studies: Studies, cli: Pretended) -> None:
+    handed_over(studies, "second", 2.0)
+    handed_over(studies, "first", 1.0)
+    studies.keep()
+    studies.keep()
+    assert (now(studies).status, now(studies, "second").status) == ("running", "waiting")
+    (config,) = cli.configs
+    assert config["overrides"] == "study=demo 'data.classes=[a, b]' backend=deployment"
+    assert (config["resume"], config["out"]) == (False, now(studies).out)
+    say(studies, stage="completed")
+    studies.keep()
+    studies.keep()
+    assert (now(studies).status, now(studies, "second").status) == ("completed", "running")
+
+
+def test_a_study_cut_off_with_its_server_goes_on_from_its_checkpoint(studies: Studies, cli: Pretended) -> None:
+    handed_over(studies)
+    studies.keep()
+    reach(studies, 2)
+    studies.interrupted()
+    assert (now(studies).status, now(studies).attempts) == ("waiting", 0)
+    studies.keep()
+    assert cli.configs[1]["resume"] is True
+    assert cli.configs[1]["overrides"] == "backend=deployment"
+
+
+def test_an_earlier_attempts_words_are_not_taken_for_this_ones(studies: Studies) -> None:
+    handed_over(studies)
+    say(studies, stage="failed", reason="before")
+    time.sleep(0.02)
+    studies.keep()
+    studies.keep()
+    assert now(studies).status == "running"
+    assert progress_of(now(studies)) == ""
+
+
+def test_a_study_that_fails_is_tried_again_and_given_up_when_it_gets_no_further(studies: Studies) -> None:
+    handed_over(studies)
+    for attempt in range(1, 4):
+        studies.keep()
+        assert now(studies).status == "running"
+        time.sleep(0.02)
+        say(studies, stage="failed", reason="too few sites")
+        studies.keep()
+        assert now(studies).attempts == attempt
+    assert (now(studies).status, now(studies).reason) == ("failed", "too few sites")
+
+
+def test_getting_a_round_further_begins_the_count_afresh(studies: Studies) -> None:
+    handed_over(studies)
+    for number in range(6):
+        studies.keep()
+        time.sleep(0.02)
+        reach(studies, number)
+        say(studies, stage="failed", reason="a site went away")
+        studies.keep()
+        assert (now(studies).status, now(studies).attempts) == ("waiting", 0)
+
+
+def test_a_run_that_flower_says_has_ended_without_a_word_is_gone_on_with(studies: Studies, cli: Pretended) -> None:
+    handed_over(studies)
+    studies.keep()
+    cli.says = "finished:failed"
+    studies.keep()
+    assert (now(studies).status, now(studies).attempts) == ("waiting", 1)
+    assert "finished:failed" in now(studies).reason
+
+
+def test_a_submission_that_flower_refuses_counts_as_an_attempt(studies: Studies, cli: Pretended) -> None:
+    handed_over(studies)
+    cli.broken = True
+    for _ in range(3):
+        studies.keep()
+    assert now(studies).status == "failed"
+
+
+def test_sites_come_and_go_with_their_public_keys(tmp_path: Path, cli: Pretended) -> None:
+    keys = tmp_path / "sites"
+    keys.mkdir()
+    members = Members(keys, tmp_path / "members.json", cli)  # type: ignore[arg-type]
+    (keys / "north.pub").write_text("a key")
+    (keys / "south.pub").write_text("another")
+    members.keep()
+    members.look()
+    assert (set(cli.registered.values()), members.online) == ({"north", "south"}, ("north", "south"))
+    (keys / "north.pub").unlink()
+    (keys / "south.pub").write_text("a new one")
+    old = {name: entry["node"] for name, entry in members.known.items()}
+    members.keep()
+    assert list(cli.registered.values()) == ["south"]
+    assert members.known["south"]["node"] != old["south"]
+    again = Members(keys, tmp_path / "members.json", cli)  # type: ignore[arg-type]
+    again.keep()
+    assert list(cli.registered.values()) == ["south"]
+
+
+def test_a_site_that_flower_will_not_register_does_not_keep_others_out(tmp_path: Path, cli: Pretended) -> None:
+    keys = tmp_path / "sites"
+    keys.mkdir()
+    (keys / "north.pub").write_text("a key")
+    members = Members(keys, tmp_path / "members.json", cli)  # type: ignore[arg-type]
+    cli.broken = True
+    members.keep()
+    assert members.known == {}
+    cli.broken = False
+    members.keep()
+    assert set(members.known) == {"north"}
