@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import math
 import os
 import resource
@@ -20,6 +21,8 @@ from fedmedgen.federation.messages import deciding
 from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 
+logger = logging.getLogger(__name__)
+CHECKPOINT, BEFORE = "checkpoint.json", "checkpoint-before.json"
 Arrays = dict[str, NDArray[np.float32]]
 COLUMNS = (
     "stage", "round", "site", "status", "reason", "patients_declared", "epsilon", "loss",
@@ -77,7 +80,10 @@ class RunStore:
         write_text(self.folder / "settings.yaml", yaml.safe_dump(self.settings.to_mapping(), sort_keys=False))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Make a finished round durable: arrays first, then the words that name them, then the old arrays go."""
+        """Make a finished round durable: arrays first, then the words that name them, then older arrays go.
+
+        The round before is kept, for a disk that spoils what it wrote.
+        """
         name = f"{checkpoint.stage}-{checkpoint.round}.safetensors"
         folder = self.folder / "checkpoint"
         flat = {
@@ -90,25 +96,46 @@ class RunStore:
             "stage": checkpoint.stage,
             "round": checkpoint.round,
             "arrays": name,
+            "sha256": sha256_of(folder / name),
             "rows": checkpoint.rows,
             "seconds": checkpoint.seconds,
         }
-        write_text(self.folder / "checkpoint.json", json.dumps(words))
+        before = self._whole(CHECKPOINT)
+        if before and before["arrays"] != name:
+            write_text(self.folder / BEFORE, json.dumps(before))
+        write_text(self.folder / CHECKPOINT, json.dumps(words))
         self.write_rows(checkpoint.rows)
         for old in folder.glob("*.safetensors"):
-            if old.name != name:
+            if old.name not in (name, before and before["arrays"]):
                 old.unlink()
 
     def latest(self) -> Checkpoint | None:
-        path = self.folder / "checkpoint.json"
-        if not path.is_file():
+        """The last finished round, or the one before where the last one's files are spoiled.
+
+        **Raises** `RunError` where none of what was kept is whole.
+        """
+        if not (self.folder / CHECKPOINT).is_file():
             return None
-        words = json.loads(path.read_text())
+        words = self._whole(CHECKPOINT)
+        if words is None:
+            words = self._whole(BEFORE)
+            logger.warning("%s: the last checkpoint is spoiled; going on from the one before", self.folder)
+        if words is None:
+            raise RunError(f"the checkpoints in {self.folder} are spoiled: restore them, or begin the study anew")
         groups: dict[str, Arrays] = {}
         for key, value in load_arrays(self.folder / "checkpoint" / words["arrays"]).items():
             group, _, name = key.partition("/")
             groups.setdefault(group, {})[name] = value.numpy()
         return Checkpoint(words["stage"], words["round"], groups, words["rows"], words["seconds"])
+
+    def _whole(self, name: str) -> dict[str, Any] | None:
+        """A checkpoint's words, if they can be read and its arrays are what was written."""
+        try:
+            words: dict[str, Any] = json.loads((self.folder / name).read_text())
+            good = sha256_of(self.folder / "checkpoint" / words["arrays"]) == words["sha256"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return words if good else None
 
     def latest_of(self, stage: str) -> Checkpoint | None:
         """The last checkpoint, if it is of this stage."""
@@ -132,6 +159,11 @@ class RunStore:
             writer.writeheader()
             writer.writerows(rows)
         path.with_suffix(".draft").replace(path)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finite(value: Any) -> Any:

@@ -36,7 +36,8 @@ def some_layers(cell: Cell, parts: tuple[str, ...]) -> Predict:
 def without_ema(cell: Cell) -> Predict:
     """From the weights of the last round alone, not their running average."""
     denoiser = denoiser_of(_as_pretrained(cell))
-    (file,) = (cell.runs / "pretrain-federated" / "checkpoint").glob("generator-*.safetensors")
+    files = (cell.runs / "pretrain-federated" / "checkpoint").glob("generator-*.safetensors")
+    file = max(files, key=lambda path: int(path.stem.rpartition("-")[2]))
     last = {name: value for name, value in load_arrays(file).items() if name.startswith("weights/")}
     local_round.load_arrays(denoiser, {name.removeprefix("weights/"): value.numpy() for name, value in last.items()})
     model = local_round.segmenter_of(denoiser, seeded(cell))

@@ -21,26 +21,26 @@ from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.privacy.new_ledger import create_ledger
 
 
-def site(folder: Path, *, patients: int = 3, port: int = 1, **changes: object) -> Path:
+def site(place: Path, *, patients: int = 3, port: int = 1, **changes: object) -> Path:
     """A site that lacks nothing, but for what is changed of its policy."""
-    images = folder / "data" / "images"
+    images = place / "data" / "images"
     images.mkdir(parents=True, exist_ok=True)
     names = [f"p{number}.png" for number in range(patients)]
     for number, name in enumerate(names):
         Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) + number).save(images / name)
     rows = "\n".join(f"{name},{name}" for name in names)
-    (folder / "data" / "labels.csv").write_text(f"filename,patient\n{rows}\n")
+    (place / "data" / "labels.csv").write_text(f"filename,patient\n{rows}\n")
     policy = {
         "site": "north", "folder": "ledger", "patients_declared": 10, "labelled_declared": 0, "lifetime_epsilon": 5.0,
         "lifetime_delta": 1e-3, "data_root": "data", "data_layout": "images", "bundles": ["0" * 64], **changes,
     }  # fmt: skip
-    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
-    if not (folder / "site.key").exists():
-        certificates.write_key(folder / "site.key", certificates.new_key(), ssh=True)
-        known = SitePolicy.read(folder / "policy.yaml")
+    (place / "policy.yaml").write_text(yaml.safe_dump(policy))
+    if not (place / "site.key").exists():
+        certificates.write_key(place / "site.key", certificates.new_key(), ssh=True)
+        known = SitePolicy.read(place / "policy.yaml")
         create_ledger(known.ledger_path, key_path=known.key_path, head_path=known.head_path)
-    (folder / "site.yaml").write_text(yaml.safe_dump({"site": "north", "server": f"127.0.0.1:{port}"}))
-    return folder / "site.yaml"
+    (place / "site.yaml").write_text(yaml.safe_dump({"site": "north", "server": f"127.0.0.1:{port}"}))
+    return place / "site.yaml"
 
 
 def looked(place: Path, **changes: object) -> dict[str, tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError
 from fedmedgen.federation import records
-from server.joining import join
+from server.joining import join, known_nodes
 
 SETTINGS = compose(["study=demo", "federation.join_seconds=1"])
 
@@ -73,3 +74,18 @@ def test_a_site_whose_policy_is_a_simulations_is_known_as_one() -> None:
     grid: Any = Nodes(said("a", simulation="no"), said("b"))
     assert [member.simulation for member in join(grid, SETTINGS, sites=2)] == [False, True]
     assert np.all([member.patients == 30 for member in join(grid, SETTINGS, sites=2)])
+
+
+def test_a_node_whose_key_is_another_sites_cannot_pass_for_it() -> None:
+    grid: Any = Nodes(said("a"), said("c"), said("b"))
+    known = {10: "a", 11: "b", 12: "b"}  # node 11 holds the key of b, and says that it is c
+    assert [member.site for member in join(grid, SETTINGS, sites=2, known=known)] == ["a", "b"]
+    with pytest.raises(FederationError, match="node 11 says that it is c; its key is of b"):
+        join(grid, SETTINGS, sites=3, known=known)
+    with pytest.raises(FederationError, match="its key is of None"):
+        join(grid, SETTINGS, sites=3, known={})
+
+
+def test_the_file_of_members_names_each_nodes_site(tmp_path: Path) -> None:
+    (tmp_path / "members.json").write_text('{"north": {"node": "7", "key": "abc"}, "south": {"node": "8", "key": ""}}')
+    assert known_nodes(tmp_path / "members.json") == {7: "north", 8: "south"}

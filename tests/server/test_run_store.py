@@ -29,10 +29,51 @@ def test_a_checkpoint_comes_back_as_it_went(store: RunStore) -> None:
     assert (found.stage, found.round, found.rows, found.seconds) == ("generator", 1, checkpoint(1).rows, 1.5)
 
 
-def test_only_the_newest_arrays_are_kept(store: RunStore) -> None:
+def test_the_last_two_rounds_are_kept(store: RunStore) -> None:
     for number in (1, 2, 3):
         store.save(checkpoint(number))
-    assert [file.name for file in (store.folder / "checkpoint").iterdir()] == ["generator-3.safetensors"]
+    kept = sorted(file.name for file in (store.folder / "checkpoint").iterdir())
+    assert kept == ["generator-2.safetensors", "generator-3.safetensors"]
+
+
+def spoil(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "a byte":
+        content[-5] ^= 1
+    path.write_bytes({"a byte": content, "cut": content[:-9], "empty": b"", "junk": b"junk"}[how])
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        *[("checkpoint/generator-3.safetensors", how) for how in ("a byte", "cut", "empty", "junk")],
+        *[("checkpoint.json", how) for how in ("cut", "empty", "junk")],
+    ],
+)
+def test_a_spoiled_checkpoint_is_left_for_the_one_before(
+    store: RunStore, file: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2, 3):
+        store.save(checkpoint(number))
+    spoil(store.folder / file, how)
+    found = store.latest()
+    assert found is not None
+    np.testing.assert_array_equal(found.groups["weights"]["a.b"], np.full((2, 2), 2, np.float32))
+    assert (found.round, found.rows) == (2, checkpoint(2).rows)
+    assert "spoiled" in caplog.text
+    store.save(checkpoint(3))
+    found = store.latest()
+    assert found is not None
+    assert found.round == 3
+
+
+def test_without_a_whole_checkpoint_nothing_goes_on(store: RunStore) -> None:
+    for number in (1, 2):
+        store.save(checkpoint(number))
+    for path in (store.folder / "checkpoint").iterdir():
+        spoil(path, "a byte")
+    with pytest.raises(RunError, match="begin the study anew"):
+        store.latest()
 
 
 def test_arrays_written_before_a_crash_do_not_disturb_the_last_round(store: RunStore) -> None:
