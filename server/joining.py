@@ -4,7 +4,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -34,7 +34,27 @@ def join(grid: Grid, settings: Settings, *, sites: int, known: Mapping[int, str]
     **Raises** `FederationError` where fewer than `sites` are there in time.
     """
     patience = min(settings.federation.join_seconds, SIMULATION_SECONDS if settings.simulated else math.inf)
-    nodes = _wait_for_nodes(grid, sites, patience)
+    members, refused = _introductions(grid, settings, _wait_for_nodes(grid, sites, patience), known)
+    if len(members) < sites:
+        said = f" ({', '.join(sorted(refused))})" if refused else ""
+        raise FederationError(f"expected {sites} sites; {len(members)} joined{said}")
+    return [members[name] for name in sorted(members)]
+
+
+def newcomers(
+    grid: Grid, settings: Settings, members: Sequence[Member], known: Mapping[int, str] | None
+) -> list[Member]:
+    """Sites that weren't there when the study began, or went on; one whose name is a member's stays out."""
+    nodes, names = {member.node for member in members}, {member.site for member in members}
+    absent = sorted(set(grid.get_node_ids()) - nodes)
+    found, _ = _introductions(grid, settings, absent, known) if absent else ({}, [])
+    return [found[name] for name in sorted(found) if name not in names]
+
+
+def _introductions(
+    grid: Grid, settings: Settings, nodes: Sequence[int], known: Mapping[int, str] | None
+) -> tuple[dict[str, Member], list[str]]:
+    """The sites among nodes by name, and why others are left out."""
     words = ConfigRecord({records.SETTINGS: messages.pack_settings(settings)})
     asked = [
         Message(RecordDict({records.CONFIG: words}), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes
@@ -54,10 +74,7 @@ def join(grid: Grid, settings: Settings, *, sites: int, known: Mapping[int, str]
         else:
             claimed.add(member.site)
             members[member.site] = member
-    if len(members) < sites:
-        said = f" ({', '.join(sorted(refused))})" if refused else ""
-        raise FederationError(f"expected {sites} sites; {len(members)} joined{said}")
-    return [members[name] for name in sorted(members)]
+    return members, refused
 
 
 def _member(reply: Message, refused: list[str]) -> Member | None:

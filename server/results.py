@@ -98,10 +98,15 @@ def _site(study: "Study", rounds: Rounds, site: str) -> dict[str, Any]:
 
 
 def _epsilon_run(study: "Study", rounds: Rounds, site: str) -> float | None:
-    """Epsilon of every round that was asked of the site: one that failed may have been spent."""
+    """Epsilon of every round that was asked of the site: one that failed may have been spent.
+
+    A real site's ledger counts the whole plan once it is opened, and may have been asked what a killed server forgot.
+    """
     if rounds.agreed is None:
         return None
     asked = {(row["stage"], row["round"]) for row in rounds.rows if row["site"] == site}
+    if asked and not study.settings.simulated:
+        return rounds.agreed.epsilon
     steps = {
         stage.name: stage.steps * sum(name == stage.name for name, _ in asked) for stage in plan.stages(study.settings)
     }

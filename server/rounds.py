@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ class Rounds:
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    find_newcomers: Callable[[Sequence[Member]], list[Member]] = lambda _: []  # before each round of a deployment
 
     @property
     def simulation(self) -> bool:
@@ -45,6 +46,12 @@ class Rounds:
     @property
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
+
+    def newcomers(self, stage: str) -> list[Member]:
+        """Sites that have come since, as members from now on; those that have something for the stage."""
+        fresh = self.find_newcomers(self.members)
+        self.members = sorted([*self.members, *fresh], key=lambda member: member.site)
+        return [member for member in fresh if member.weight(stage)]
 
     def request_config(self, stage: Stage) -> ConfigRecord:
         """What goes with the arrays of every round of a stage."""
@@ -129,6 +136,7 @@ def _strategy(
         rounds_done=latest.round if latest is not None else 0,
         on_sent=lambda number: _show(rounds, stage, number - 1),
         reply_shapes=reply_shapes,
+        newcomers=lambda: rounds.newcomers(stage.name),
     )
 
 

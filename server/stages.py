@@ -22,7 +22,7 @@ from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
 from server.curriculum import teach
 from server.finishing import drawn_from, emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
-from server.joining import join
+from server.joining import join, newcomers
 from server.prior import public_images
 from server.results import assemble
 from server.rounds import Rounds, run_stage
@@ -125,6 +125,8 @@ def begin(grid: Grid, study: Study) -> Rounds:
         of_stage = {"noise": plan.of_rounds(noise), "statistics_noise": noise.get(plan.STATISTICS, 0.0)}
         agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled)
     rounds = Rounds(study.store, members, noise, agreed)
+    if not settings.simulated:
+        rounds.find_newcomers = lambda there: newcomers(grid, settings, there, study.known)
     latest = study.store.latest()
     if latest is not None:
         rounds.rows, rounds.seconds_before = latest.rows, latest.seconds

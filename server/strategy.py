@@ -95,9 +95,11 @@ class GuardedStrategy(Strategy):
         rounds_done: int = 0,
         on_sent: Callable[[int], None] = lambda _: None,
         reply_shapes: Mapping[str, tuple[int, ...]] | None = None,
+        newcomers: Callable[[], Sequence[Member]] = lambda: (),
     ) -> None:
         self.inner = inner
-        self.members = {member.node: member for member in sorted(members, key=lambda member: member.site)}
+        self.members: dict[int, Member] = {}
+        self._take_in(members)
         self.federation = federation
         self.stage = stage
         self.rounds_done = rounds_done
@@ -105,9 +107,14 @@ class GuardedStrategy(Strategy):
         self.outcomes: list[Outcome] = []
         self._on_sent = on_sent
         self._reply_shapes = reply_shapes
+        self._newcomers = newcomers
         self._reference: Arrays = {}
         self._sent_at = 0.0
         self._bytes_down: dict[int, int] = {}
+
+    def _take_in(self, members: Sequence[Member]) -> None:
+        known = {**self.members, **{member.node: member for member in members}}
+        self.members = {member.node: member for member in sorted(known.values(), key=lambda member: member.site)}
 
     def summary(self) -> None:
         logger.info("%s over %s", type(self.inner).__name__, ", ".join(m.site for m in self.members.values()))
@@ -119,6 +126,7 @@ class GuardedStrategy(Strategy):
         self._reference = messages.unpack_arrays(arrays)
         if self._reply_shapes is not None:  # the answer is no update of what was sent
             self._reference = {name: np.zeros(shape, np.float32) for name, shape in self._reply_shapes.items()}
+        self._take_in(self._newcomers())
         pinned: Any = PinnedNodes(list(self.members.values()))
         drawn = list(self.inner.configure_train(number, arrays, config, pinned))
         drawn.sort(key=lambda message: self.members[message.metadata.dst_node_id].site)

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError
 from fedmedgen.federation import records
-from server.joining import join, known_nodes
+from server.joining import join, known_nodes, newcomers
 
 SETTINGS = compose(["study=demo", "federation.join_seconds=1"])
 
@@ -89,3 +89,12 @@ def test_a_node_whose_key_is_another_sites_cannot_pass_for_it() -> None:
 def test_the_file_of_members_names_each_nodes_site(tmp_path: Path) -> None:
     (tmp_path / "members.json").write_text('{"north": {"node": "7", "key": "abc"}, "south": {"node": "8", "key": ""}}')
     assert known_nodes(tmp_path / "members.json") == {7: "north", 8: "south"}
+
+
+def test_a_site_that_comes_later_is_found_and_none_takes_a_members_name() -> None:
+    grid: Any = Nodes(said("a"), said("b"))
+    members = join(grid, SETTINGS, sites=2)
+    assert newcomers(grid, SETTINGS, members, None) == []
+    grid.contents |= {12: said("c"), 13: said("a"), 14: RecordDict()}
+    assert [member.site for member in newcomers(grid, SETTINGS, members, None)] == ["c"]
+    assert newcomers(grid, SETTINGS, members, {12: "d"}) == []

@@ -150,3 +150,13 @@ def test_fedprox_tells_the_sites_its_mu_and_fedadam_keeps_float32() -> None:
     combined, _ = adam.aggregate_train(1, [reply(asked["a"], "a", [1, 1], 300)])
     assert combined is not None
     assert messages.unpack_arrays(combined)["w"].dtype == np.float32
+
+
+def test_a_site_that_comes_later_is_asked_from_the_next_round_on() -> None:
+    federation, waiting = FederationSettings(max_update_norm=100.0), [MEMBERS[0]]
+    guarded = GuardedStrategy(
+        flower_strategy(federation, 2), [MEMBERS[1], MEMBERS[2]], federation, newcomers=lambda: waiting
+    )
+    assert list(ask(guarded)) == ["a", "b", "c"]
+    waiting.clear()
+    assert list(ask(guarded)) == ["a", "b", "c"]

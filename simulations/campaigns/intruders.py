@@ -1,0 +1,188 @@
+"""Callers who must not get in: each tries the server's door as what it is, and is refused there and written down."""
+
+import base64
+import datetime
+import http.client
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.primitives.asymmetric import sign_message
+
+from fedmedgen.deployment import certificates
+from fedmedgen.deployment.certificates import Key
+from simulations.campaigns.deployment import Deployment
+
+STRANGER = "127.0.0.2"  # another machine, as far as the server can see
+Try = Callable[[Deployment], str]
+
+
+def no_key(deployment: Deployment) -> str:
+    """A site without a key."""
+    return _answer(deployment, {})
+
+
+def wrong_key(deployment: Deployment) -> str:
+    """A key that nobody has registered."""
+    return _activate(deployment, certificates.new_key())
+
+
+def stolen_name(deployment: Deployment) -> str:
+    """A registered site's public key, signed by another private key."""
+    own, other = site_key(deployment, deployment.sites[0]), certificates.new_key()
+    return _activate(deployment, own, signed_by=other)
+
+
+def revoked_key(deployment: Deployment) -> str:
+    """The key of a site that has been revoked: the last one."""
+    return _activate(deployment, site_key(deployment, deployment.sites[-1]))
+
+
+def replay(deployment: Deployment) -> str:
+    """A registered site's signed words, recorded a quarter of an hour ago."""
+    old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=15)
+    return _activate(deployment, site_key(deployment, deployment.sites[0]), at=old)
+
+
+def plaintext(deployment: Deployment) -> str:
+    """A caller without TLS."""
+    with socket.create_connection(("127.0.0.1", deployment.server.port), 10, source_address=(STRANGER, 0)) as caller:
+        caller.sendall(b"POST /v1/fleet/activate-node HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        try:
+            answer = caller.recv(100)
+        except OSError as error:
+            return f"refused: {error}"
+    return f"refused: {answer[:20]!r}" if not answer.startswith(b"HTTP/1.1 2") else "let in"
+
+
+def wrong_authority(deployment: Deployment) -> str:
+    """A site that trusts another authority: it must not take this server for its own."""
+    key = certificates.new_key()
+    certificates.write_certificate(deployment.folder / "other.crt", certificates.authority(key, "other"))
+    context = ssl.create_default_context(cafile=str(deployment.folder / "other.crt"))
+    return _answer(deployment, {}, context=context)
+
+
+def studies_from_outside(deployment: Deployment) -> str:
+    """A registered site, or anybody, that would submit studies or list what runs."""
+    answers = {_answer(deployment, {}, path=f"/v1/control/{what}") for what in ("start-run", "list-runs", "list-nodes")}
+    return "; ".join(sorted(answers))
+
+
+def results_from_outside(deployment: Deployment) -> str:
+    """Anybody who would pass for the server's own app."""
+    return _answer(deployment, {}, path="/v1/runtime/pull-app-inputs")
+
+
+def expired_certificate(deployment: Deployment) -> str:
+    """A server whose certificate has ended: its site must turn away. Tried on a server of its own."""
+    script = (
+        "import sys; from pathlib import Path; from simulations.campaigns.intruders import serve_expired; "
+        "serve_expired(Path(sys.argv[1]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(deployment.folder)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        context = ssl.create_default_context(cafile=str(deployment.folder / "expired-ca.crt"))
+        return _answer(deployment, {}, context=context, port=port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serve_expired(folder: Path) -> None:
+    """A TLS server under a good authority whose certificate ended yesterday; says its port."""
+    real, last_year = certificates._now, datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=366)
+    authority_key, key = certificates.new_key(), certificates.new_key()
+    authority = certificates.authority(authority_key, "expired")
+    certificates._now = lambda: last_year
+    issued = certificates.for_server(key, ["localhost"], 365, (authority_key, authority))
+    certificates._now = real
+    certificates.write_certificate(folder / "expired-ca.crt", authority)
+    certificates.write_certificate(folder / "expired.crt", issued)
+    certificates.write_key(folder / "expired.key", key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "expired.crt", folder / "expired.key")
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        sys.stdout.write(f"{door.getsockname()[1]}\n")
+        sys.stdout.flush()
+        context.wrap_socket(door, server_side=True).accept()
+
+
+INTRUDERS: dict[str, Try] = {
+    "no key": no_key,
+    "wrong key": wrong_key,
+    "another's public key": stolen_name,
+    "revoked key": revoked_key,
+    "replay": replay,
+    "plaintext": plaintext,
+    "wrong authority": wrong_authority,
+    "expired certificate": expired_certificate,
+    "studies from outside": studies_from_outside,
+    "results from outside": results_from_outside,
+}
+AT_THE_SITE = ("expired certificate",)  # refused by the caller: the real server never hears of it
+
+
+def good_site(deployment: Deployment) -> str:
+    """What a registered site hears, without which the refusals would show nothing."""
+    return _activate(deployment, site_key(deployment, deployment.sites[0]))
+
+
+def site_key(deployment: Deployment, site: str) -> Key:
+    content = (deployment.kit(site) / "site.key").read_bytes()
+    key: Any = serialization.load_ssh_private_key(content, password=None)
+    return key  # type: ignore[no-any-return]
+
+
+def _activate(
+    deployment: Deployment, key: Key, *, signed_by: Key | None = None, at: datetime.datetime | None = None
+) -> str:
+    """Ask to be taken for the site of a key, as Flower's SuperNode does."""
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    stamp = (at or datetime.datetime.now(datetime.UTC)).isoformat()
+    headers = {
+        FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(public).decode(),
+        FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(sign_message(signed_by or key, stamp.encode("ascii"))).decode(),
+        TIMESTAMP_HEADER: stamp,
+    }
+    body = ActivateNodeRequest(public_key=public, heartbeat_interval=30.0).SerializeToString()
+    return _answer(deployment, headers, body=body)
+
+
+def _answer(
+    deployment: Deployment,
+    headers: dict[str, str],
+    *,
+    body: bytes = b"",
+    path: str = "/v1/fleet/activate-node",
+    context: ssl.SSLContext | None = None,
+    port: int = 0,
+) -> str:
+    """What a caller from another machine hears: `let in`, or how it was refused."""
+    context = context or ssl.create_default_context(cafile=deployment.server.ca)
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", port or deployment.server.port, timeout=20, context=context, source_address=(STRANGER, 0)
+    )
+    try:
+        connection.request("POST", path, body, {"Content-Type": "application/x-protobuf", **headers})
+        answer = connection.getresponse()
+        text = answer.read()[:80]
+    except ssl.SSLError as error:
+        return f"refused: {getattr(error, 'verify_message', '') or error.reason}"
+    except OSError as error:
+        return f"refused: {error}"
+    finally:
+        connection.close()
+    return "let in" if answer.status < 300 else f"refused: {answer.status} {text.decode(errors='replace')}"

@@ -1,0 +1,79 @@
+"""A deployment of real processes on loopback: intruders, and a study that four faults don't keep from its end."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulations.campaigns import accounts, intruders
+from simulations.campaigns.deployment import Deployment, wait_for
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    made = Deployment(tmp_path_factory.mktemp("deployment"), sites=("north", "south", "west"))
+    made.provision()
+    try:
+        made.start("server", "north", "south")
+        made.wait_until_online("north", "south")
+        yield made
+    finally:
+        for name in list(made.running):
+            made.kill(name)
+
+
+def spoil_checkpoint(deployment: Deployment, study: str) -> None:
+    """Change one byte of the last checkpoint's arrays, as a bad disk would."""
+    out = Path(deployment.study(study).out)
+    words = json.loads((out / "checkpoint.json").read_text())
+    file = out / "checkpoint" / words["arrays"]
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoiled_checkpoint(
+    deployment: Deployment,
+) -> None:
+    deployment.submit("first", "rounds=5", "federation.min_sites=1")
+    deployment.wait_round("first", 1)
+    deployment.kill("south")
+    deployment.start("south")
+    deployment.wait_round("first", 2)
+    (link,) = [one for one in deployment.family("server") if "fedmedgen.deployment.superlink" in one.cmdline()]
+    link.send_signal(signal.SIGKILL)
+    deployment.wait_round("first", 3)
+    deployment.kill("server")
+    spoil_checkpoint(deployment, "first")
+    deployment.start("server")
+    record = deployment.wait_end("first")
+    assert (record.status, record.reason) == ("completed", "")
+    assert deployment.rounds("first") == 5
+    assert accounts.wrongs(deployment, "first") == {
+        "spends lost": [], "epsilon under-reported": [], "unlisted data sent": [],
+    }  # fmt: skip
+    result = json.loads((Path(record.out) / "result.json").read_text())
+    assert set(result["sites"]) == {"north", "south"}
+    assert result["backend"] == "deployment"
+    assert (Path(record.out) / "report.html").is_file()
+
+
+def test_every_intruder_is_refused_and_written_down(deployment: Deployment) -> None:
+    (deployment.kit("server") / "sites" / "west.pub").unlink()
+    wait_for(lambda: "west" not in deployment.health("server").get("sites", {"west": ""}), 120, "the revocation")
+    assert intruders.good_site(deployment) == "let in"
+    for name, attempt in intruders.INTRUDERS.items():
+        before = len(deployment.security("server"))
+        assert attempt(deployment).startswith("refused"), name
+        if name not in intruders.AT_THE_SITE:
+            wait_for(lambda: len(deployment.security("server")) > before, 10, f"a line about {name}")  # noqa: B023
+            assert deployment.security("server")[-1]["peer"] == intruders.STRANGER, name
+
+
+def test_all_ends_when_told_with_nothing_left_behind(deployment: Deployment) -> None:
+    families = {name: deployment.family(name) for name in deployment.running}
+    assert set(deployment.stop().values()) == {0}
+    left = [one for family in families.values() for one in family if one.is_running() and one.status() != "zombie"]
+    assert left == []
