@@ -10,7 +10,7 @@ RATES = (1e-3, 3e-3, 6e-3)
 SLOW = (5e-4, 1e-3, 2e-3)  # for small lesions
 LARGE = ("data.size=[128,128]",)
 SMALL = ("generator.with_masks=false", "segmenter.foreground_weight=10", "segmenter.dice_weight=0")  # lesions
-DENTAL = ("study=dental", "data.size=[128,256]", *SMALL, "segmenter.local_steps=250", "segmenter.batch_size=4")
+DENTAL = ("study=dental", "data.size=[128,256]", *SMALL, "segmenter.local_steps=200", "segmenter.batch_size=4")
 BEFORE = ("privacy=none", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1",
           "emission.count=16")  # fmt: skip
 TEETH = (*DENTAL, *BEFORE)
