@@ -78,10 +78,14 @@ class SegmenterSettings:
     noise_level: float = 0.1  # sigma told to the network
     images_per_patient: int = 4
     warp: bool = False  # vary position, angle, size and gamma in training
+    foreground_weight: float = 1.0  # of a foreground pixel in the cross-entropy; more of it for small lesions
+    dice_weight: float = 1.0  # of the soft Dice beside the cross-entropy; 0 where most cases have nothing to find
 
     def __post_init__(self) -> None:
         require(self.rounds >= 0, "segmenter.rounds", self.rounds, "at least 0")
         positive("segmenter", self, "local_steps", "batch_size", "learning_rate", "noise_level", "images_per_patient")
+        positive("segmenter", self, "foreground_weight")
+        require(self.dice_weight >= 0, "segmenter.dice_weight", self.dice_weight, "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

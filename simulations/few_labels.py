@@ -2,9 +2,10 @@
 
 python -m simulations.few_labels --out docs/results
 
-`--task` names another one: lungs-montgomery, lungs-both, lungs-128, caries. Rows whose network isn't pre-trained yet
-(`--pretrain NAME …`) wait; cells that stand in the CSV aren't computed again. Several processes may share the work:
-each takes cells that nobody has taken. A killed one leaves its mark in RUNS/few-labels-taken, to be removed by hand.
+`--task` names another one: lungs-montgomery, lungs-both, lungs-128, caries, caries-tiles (after `python -m
+simulations.tiles`). Rows whose network isn't pre-trained yet (`--pretrain NAME …`) wait; cells that stand in the CSV
+aren't computed again. Several processes may share the work: each takes cells that nobody has taken. A killed one
+leaves its mark in RUNS/few-labels-taken, to be removed by hand.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import csv
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
 from simulations.few_labels_ablations import DRAWS as ABLATION_DRAWS
 from simulations.few_labels_page import page
 from simulations.few_labels_rows import ROWS, Cell, pretrained
-from simulations.few_labels_tasks import TASKS, Task
+from simulations.few_labels_tasks import RATES, TASKS, Task
 from simulations.grid_table import code_commit
+from simulations.tiles import balanced, joined
 
-RATES = (1e-3, 3e-3, 6e-3)
 TUNED_AT, TUNED_DRAW = 5, 5  # labels, and a draw that no cell has
 TUNED_ON = "validation"  # training patients who are in no draw
 FIELDS = ("row", "labels", "draw", "rate", "site", "dice", "hd95", "missed", "seconds", "commit")
@@ -43,25 +44,24 @@ Found = dict[str, Any]
 
 
 def sides(settings: Settings, task: Task) -> tuple[list[Case], CaseSet, CaseSet]:
-    """The training cases that labels are drawn from, validation cases of both sites, and the test cases."""
+    """The training cases that labels are drawn from, cases of validation patients of each site, and the test cases."""
     loaded = held(settings.data, settings.seed).loaded
     train = loaded.of_split("train")
-    apart = sorted(train, key=lambda case: seed_of(0, "validation", case.site, case.name))
-    validation = [case for site in train.sites for case in apart if case.site == site]
-    few = {site: [case for case in validation if case.site == site][: task.validation] for site in train.sites}
-    chosen = [case for part in few.values() for case in part]
+    apart = sorted(_by_patient(train), key=lambda unit: seed_of(0, "validation", unit[0].site, unit[0].name))
+    few = {site: [unit for unit in apart if unit[0].site == site][: task.validation] for site in train.sites}
+    chosen = [case for part in few.values() for unit in part for case in unit]
     names = {(case.site, case.name) for case in chosen}
     pool = [case for case in train if task.labelled_at in ("", case.site) and (case.site, case.name) not in names]
     return pool, train.with_cases(chosen), loaded.of_split("test")
 
 
 def measured(cell: Cell, test: CaseSet) -> list[Found]:
-    """Dice and HD95 (pixels) of a row's masks on all test cases, and on each site's."""
+    """Dice and HD95 (pixels) of a row's masks on all test cases, and on each site's; tiles count as put together."""
     start = time.monotonic()
     predict = (ROWS | ABLATIONS)[cell.row](cell)
     seconds = round(time.monotonic() - start, 1)
     with torch.no_grad():
-        masks = predict(torch.from_numpy(test.images())).to(torch.uint8).numpy()
+        masks, test = joined(list(predict(torch.from_numpy(test.images())).to(torch.uint8).numpy()), test)
     known = {"row": cell.row, "labels": cell.labels, "draw": cell.draw, "rate": cell.rate, "seconds": seconds}
     found = []
     for site in ("all", *test.sites):
@@ -72,10 +72,12 @@ def measured(cell: Cell, test: CaseSet) -> list[Found]:
     return found
 
 
-def tuned_rate(row: str, cells: "Cells", settings: Settings, pool: list[Case], validation: CaseSet) -> float:
+def tuned_rate(
+    row: str, cells: "Cells", settings: Settings, pool: list[Case], validation: CaseSet, rates: Sequence[float] = RATES
+) -> float:
     """The best of the same few learning rates for every row, at 5 labels of a draw of its own, by validation Dice."""
-    best, rate_of_best = -1.0, RATES[1]
-    for rate in RATES:
+    best, rate_of_best = -1.0, rates[1]
+    for rate in rates:
         cell = Cell(row, TUNED_AT, TUNED_DRAW, rate, settings, _drawn(pool, TUNED_AT, TUNED_DRAW), pool, cells.runs)
         found = cells.once(cell, validation, TUNED_ON)
         if found > best:
@@ -136,20 +138,29 @@ def cells_of(
         if not pretrained(row, cells.runs):
             continue
         if row in ABLATIONS:
-            rate = tuned_rate(OF, cells, settings, pool, validation)
+            rate = tuned_rate(OF, cells, settings, pool, validation, task.rates)
             for draw in range(ABLATION_DRAWS):
                 yield Cell(row, LABELS, draw, rate, settings, _drawn(pool, LABELS, draw), pool, cells.runs)
             continue
-        rate = tuned_rate("scratch" if row == "mean-mask" else row, cells, settings, pool, validation)
+        rate = tuned_rate("scratch" if row == "mean-mask" else row, cells, settings, pool, validation, task.rates)
         for labels in task.counts:
             for draw in range(task.draws):
                 yield Cell(row, labels, draw, rate, settings, _drawn(pool, labels, draw), pool, cells.runs)
 
 
 def _drawn(pool: Sequence[Case], labels: int, draw: int) -> list[Case]:
-    """The labelled cases of a draw; those of fewer labels are among those of more."""
-    order = np.random.default_rng(seed_of(0, "few labels", draw)).permutation(len(pool))
-    return [pool[place] for place in order[:labels]]
+    """The labelled cases of a draw of so many patients; those of fewer labels are among those of more."""
+    patients = _by_patient(pool)
+    order = np.random.default_rng(seed_of(0, "few labels", draw)).permutation(len(patients))
+    return [case for place in order[:labels] for case in balanced(patients[place])]
+
+
+def _by_patient(cases: Iterable[Case]) -> list[list[Case]]:
+    """The cases of each patient, in the order of first appearance."""
+    units: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        units.setdefault((case.site, case.patient or case.name), []).append(case)
+    return list(units.values())
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -22,7 +22,6 @@ from fedmedgen.reporting.record import read
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
 from fedmedgen.training.fit import Schedule, fit_ordinary
-from fedmedgen.training.losses import segmentation_loss
 from fedmedgen.training.rows import Rows
 
 Predict = Callable[[Tensor], Tensor]
@@ -91,7 +90,8 @@ def tuned(model: nn.Module, cell: Cell, cases: Sequence[Case], *, steps: int, af
     total = max(steps, cell.steps if after else 0)
     schedule = Schedule(learning_rate=cell.rate, first_step=after, steps=steps, total_steps=total)
     generator = torch.Generator().manual_seed(cell.seed + after)
-    fit_ordinary(model, segmentation_loss, rows, schedule=schedule, generator=generator)
+    loss = local_round.loss_of(settings, plan.SEGMENTER)
+    fit_ordinary(model, loss, rows, schedule=schedule, generator=generator)
     return model.eval()
 
 

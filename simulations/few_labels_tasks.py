@@ -8,15 +8,22 @@ from simulations.few_labels_ablations import ABLATIONS
 from simulations.few_labels_pretraining import LUNGS, Pretraining
 from simulations.few_labels_rows import ROWS
 
+RATES = (1e-3, 3e-3, 6e-3)
+SLOW = (5e-4, 1e-3, 2e-3)  # for small lesions
 LARGE = ("data.size=[128,128]",)
-DENTAL = (
-    "study=dental", "data.size=[128,256]", "generator.with_masks=false", "segmenter.warp=true",
-    "segmenter.local_steps=200", "segmenter.batch_size=8",
+SMALL = ("generator.with_masks=false", "segmenter.foreground_weight=10", "segmenter.dice_weight=0")  # lesions
+DENTAL = ("study=dental", "data.size=[128,256]", *SMALL, "segmenter.local_steps=200", "segmenter.batch_size=4")
+BEFORE = ("privacy=none", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1",
+          "emission.count=16")  # fmt: skip
+TEETH = (*DENTAL, *BEFORE)
+TILES = (
+    "study=dental", "data.root=runs/tiles/dental", "data.columns.patient=patient", "data.size=[64,64]",
+    *SMALL, "segmenter.local_steps=500", "segmenter.batch_size=8",
 )  # fmt: skip
-TEETH = (*DENTAL, "privacy=none", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1",
-         "generator.local_steps=160")  # fmt: skip
+CUT = (*TILES, *BEFORE)
 ALONE = ("data.sites=1", "federation.min_sites=1")
 ALL_BUT_FEDAVG = tuple(name for name in (*ROWS, *ABLATIONS) if "fedavg" not in name)
+HALF = (*ALONE, "data.max_patients=32")  # as many as either of two even sites has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,7 @@ class Task:
     draws: int = 5
     validation: int = 30  # cases of each site that no draw labels
     rows: tuple[str, ...] = ALL_BUT_FEDAVG
+    rates: tuple[float, ...] = RATES  # of which each row takes its best
     folder: str = ""  # below the runs, of its pre-training
     pretrained: Mapping[str, Pretraining] = field(default_factory=lambda: LUNGS)
 
@@ -49,11 +57,21 @@ TASKS = {
         pretrained={name: LUNGS[name].also(*LARGE) for name in ("federated", "local", "phantoms")},
     ),
     "caries": Task(
-        words=(*DENTAL, "privacy=none"), labelled_at="dc1000", counts=(20, 5), draws=5, validation=12, folder="caries",
+        words=(*DENTAL, "privacy=none"), labelled_at="dc1000", counts=(20, 5), draws=3, validation=12,
+        rates=SLOW, folder="caries",
         pretrained={
-            "local": Pretraining(ALONE, TEETH),
+            "local": Pretraining(HALF, TEETH),
             "federated": Pretraining((), TEETH),
             "phantoms": Pretraining(("data.root=''", "data.columns.patient=patient", *ALONE), TEETH),
+        },
+    ),
+    "caries-tiles": Task(
+        words=(*TILES, "privacy=none"), labelled_at="dc1000", counts=(20, 5), draws=3, validation=12,
+        rates=SLOW, folder="caries-tiles",
+        pretrained={
+            "local": Pretraining(HALF, CUT),
+            "federated": Pretraining((), CUT),
+            "phantoms": Pretraining(("data.root=runs/tiles/phantoms", *ALONE), CUT),
         },
     ),
 }  # fmt: skip

@@ -36,7 +36,8 @@ def check_once(folder: Path, settings: Settings, stage: str) -> None:
     if what not in _passed:
         model = local_round.build_model(settings, stage).to(device)
         rows = partial(random_rows, settings, stage)
-        check_engine(privacy.engine, model, local_round.loss_of(stage), rows, precision=privacy.precision)
+        loss = local_round.loss_of(settings, stage)
+        check_engine(privacy.engine, model, loss, rows, precision=privacy.precision)
         _passed.add(what)
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(what)

@@ -68,9 +68,11 @@ def _subjects(settings: "Settings") -> "Iterator[Subject]":
     """The study's networks, each with its loss and random rows."""
     from functools import partial
 
+    from fedmedgen.federation.local_round import loss_of
+    from fedmedgen.federation.plan import SEGMENTER
     from fedmedgen.models.denoiser import build_denoiser
     from fedmedgen.models.segmenter import from_denoiser
-    from fedmedgen.training.losses import diffusion_loss, segmentation_loss
+    from fedmedgen.training.losses import diffusion_loss
 
     data, generator = settings.data, settings.generator
     num_classes = max(1, len(data.classes))
@@ -82,7 +84,7 @@ def _subjects(settings: "Settings") -> "Iterator[Subject]":
     yield "generator", denoiser, diffusion_loss, partial(_diffusion_rows, settings, num_classes)
     if masks and settings.segmenter.rounds:
         segmenter = from_denoiser(denoiser, masks, settings.segmenter.noise_level, settings.seed)
-        yield "segmenter", segmenter, segmentation_loss, partial(_segmentation_rows, settings, num_classes)
+        yield "segmenter", segmenter, loss_of(settings, SEGMENTER), partial(_segmentation_rows, settings, num_classes)
 
 
 def _cases(settings: "Settings", patient: int, num_classes: int) -> "list[Case]":

@@ -133,8 +133,11 @@ def most_images(settings: Settings, stage: str) -> int:
     return settings.generator.images_per_patient if stage == GENERATOR else settings.segmenter.images_per_patient
 
 
-def loss_of(stage: str) -> LossPerRow:
-    return diffusion_loss if stage == GENERATOR else segmentation_loss
+def loss_of(settings: Settings, stage: str) -> LossPerRow:
+    if stage == GENERATOR:
+        return diffusion_loss
+    weights = settings.segmenter
+    return partial(segmentation_loss, foreground_weight=weights.foreground_weight, dice_weight=weights.dice_weight)
 
 
 def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case], generator: torch.Generator) -> Rows:
@@ -162,7 +165,7 @@ def _fit_private(
         return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
 
     privacy = settings.privacy
-    engine = make_engine(privacy.engine, model, loss_of(asked.stage.name), precision=privacy.precision)
+    engine = make_engine(privacy.engine, model, loss_of(settings, asked.stage.name), precision=privacy.precision)
     draws = [partial(rows, patient) for patient in patients]
     fit_private(
         model, engine, asked.mechanism, draws,
@@ -185,7 +188,7 @@ def _fit_ordinary(
         chosen = torch.randint(len(pool), (batch,), generator=generator).tolist()
         return draw_rows(settings, asked.stage.name, 1, [pool[index] for index in chosen], generator)
 
-    loss = loss_of(asked.stage.name)
+    loss = loss_of(settings, asked.stage.name)
     pull, canaries = _proximal(asked, model), asked.canaries
     return fit_ordinary(model, loss, rows, schedule=schedule, generator=generator, proximal=pull, canaries=canaries)
 

@@ -1,5 +1,6 @@
 """Losses by row ``[B]``, deterministic in the rows, without statistics across a batch."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,15 +22,21 @@ def diffusion_loss(model: nn.Module, rows: Rows) -> Tensor:
     return loss
 
 
-def segmentation_loss(model: nn.Module, rows: Rows) -> Tensor:
-    """Cross-entropy plus one minus the soft Dice of the foreground classes, each by case."""
+def segmentation_loss(model: nn.Module, rows: Rows, foreground_weight: float = 1.0, dice_weight: float = 1.0) -> Tensor:
+    """Cross-entropy plus `dice_weight` times one minus the soft Dice of the foreground classes, each by case.
+
+    Foreground pixels weigh `foreground_weight` in the cross-entropy: a lesion of a few pixels is lost in it otherwise.
+    """
     logits, mask = model(rows["image"]), rows["mask"]
-    entropy: Tensor = F.cross_entropy(logits, mask, reduction="none").mean(dim=(1, 2))
+    entropy: Tensor = F.cross_entropy(logits, mask, reduction="none")
+    if foreground_weight != 1:
+        entropy = torch.where(mask > 0, foreground_weight * entropy, entropy)
+    entropy = entropy.mean(dim=(1, 2))
     share = logits.softmax(dim=1)[:, 1:]
     truth = F.one_hot(mask, logits.shape[1]).movedim(-1, 1)[:, 1:].to(share)
     overlap = (share * truth).sum(dim=(2, 3))
     dice = (2 * overlap + 1) / (share.sum(dim=(2, 3)) + truth.sum(dim=(2, 3)) + 1)
-    loss: Tensor = entropy + 1 - dice.mean(dim=1)
+    loss: Tensor = entropy + dice_weight - dice_weight * dice.mean(dim=1)
     return loss
 
 

@@ -60,12 +60,12 @@ def test_the_diffusion_loss_refuses_another_model_in_words() -> None:
         diffusion_loss(nn.Linear(1, 1), rows())
 
 
-def segmentation(logits: Tensor, mask: Tensor) -> Tensor:
+def segmentation(logits: Tensor, mask: Tensor, **weights: float) -> Tensor:
     class Fixed(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return logits
 
-    return segmentation_loss(Fixed(), {"image": torch.zeros(len(mask), 1, 4, 4), "mask": mask})
+    return segmentation_loss(Fixed(), {"image": torch.zeros(len(mask), 1, 4, 4), "mask": mask}, **weights)
 
 
 def test_a_sure_and_right_segmentation_loses_nothing_and_a_wrong_one_much() -> None:
@@ -89,3 +89,20 @@ def test_a_case_without_the_foreground_is_right_when_none_is_found() -> None:
     empty = torch.zeros(1, 4, 4, dtype=torch.long)
     logits = torch.stack([torch.full((1, 4, 4), 30.0), torch.full((1, 4, 4), -30.0)], dim=1)
     assert float(segmentation(logits, empty)) < 1e-4
+
+
+def test_foreground_pixels_weigh_more_in_the_entropy_alone_and_row_by_row() -> None:
+    mask = torch.zeros(2, 4, 4, dtype=torch.long)
+    mask[0, 0] = 1
+    logits = torch.randn((2, 2, 4, 4), generator=torch.Generator().manual_seed(0))
+    once, five = segmentation(logits, mask), segmentation(logits, mask, foreground_weight=5.0)
+    entropy = nn.functional.cross_entropy(logits, mask, reduction="none")
+    torch.testing.assert_close(five[0] - once[0], 4 * entropy[0, 0].sum() / 16)
+    assert five[1] == once[1]
+    assert five[0] == segmentation(logits[:1], mask[:1], foreground_weight=5.0)[0]
+
+
+def test_without_the_dice_the_entropy_is_all() -> None:
+    mask = torch.ones(2, 4, 4, dtype=torch.long)
+    found = segmentation(torch.zeros(2, 2, 4, 4), mask, dice_weight=0.0)
+    torch.testing.assert_close(found, torch.full((2,), math.log(2)))
