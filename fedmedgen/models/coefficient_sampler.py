@@ -8,6 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64)
+SMOOTHED = 14  # of an image's longer side, the window that masks are averaged over
 POOLED = 3
 NUMBERS = POOLED**2 * WIDTHS[-1]  # of one network's last layer but one
 LARGEST_SIDE = 32
@@ -107,13 +108,22 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if self.residuals is not None:
             x = x + self.residuals[_one_each(len(self.residuals), generators)]
         centre, spread = self.exposures[_one_each(len(self.exposures), generators)][:, :, None, None, None].unbind(1)
-        return torch.cat([centre + spread * x[:, :1], x[:, 1:]], dim=1).clamp(-1, 1)
+        return torch.cat([centre + spread * x[:, :1], _smoothed(x[:, 1:])], dim=1).clamp(-1, 1)
 
     def _fittest(self, options: Tensor, label: int) -> int:
         """Which of the images ``[M, C, H, W]`` is the likeliest to be of the class, by its learned features."""
         assert self.learned is not None
         scores = self.learned(options[:, :1]) @ self.weights.T + self.offsets
         return int(scores.log_softmax(dim=1)[:, label].argmax())
+
+
+def _smoothed(masks: Tensor) -> Tensor:
+    """Mask channels without the thin outlines that a sum of few components leaves around an edge."""
+    window = max(masks.shape[-2:]) // SMOOTHED | 1
+    if window == 1 or not masks.shape[1]:
+        return masks
+    padded = nn.functional.pad(masks, [window // 2] * 4, mode="replicate")
+    return nn.functional.avg_pool2d(padded, window, stride=1)
 
 
 def _one_each(count: int, generators: Sequence[torch.Generator]) -> list[int]:

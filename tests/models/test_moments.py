@@ -17,7 +17,7 @@ from fedmedgen.emission import emit
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.models import basis as bases
 from fedmedgen.models import moments, moments_pipeline, pipeline, refinement, saving
-from fedmedgen.models.coefficient_sampler import LearnedFeatures
+from fedmedgen.models.coefficient_sampler import CoefficientSampler, LearnedFeatures
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.settings import GeneratorSettings
 
@@ -240,3 +240,19 @@ def test_the_pipeline_turns_draws_into_pixels_as_that_of_a_denoiser_does() -> No
     assert np.array_equal(drawn.masks, masks)
     with pytest.raises(ValueError, match=r"label must be of \['a'\]; got \['b'\]"):
         pipe(label="b")
+
+
+def test_a_masks_thin_outlines_go_and_its_shape_and_the_image_stay() -> None:
+    sampler = CoefficientSampler(shape=(2, 64, 64), dimension=1, num_classes=1)
+    with torch.no_grad():
+        sampler.mean[1] = -0.5
+        sampler.mean[1, 16:48, 16:48] = 0.5
+        sampler.mean[1, 8, 8:56] = 0.5  # a line of one pixel around it, as rings are
+        sampler.mean[0, 8, 8:56] = 0.5
+        sampler.exposures[:] = torch.tensor([0.0, 1.0])
+    image, mask = sampler.draw(torch.zeros(1, dtype=torch.long), [1])[0]
+    torch.testing.assert_close(image, sampler.mean[0])
+    assert not (mask[:12] > 0).any()
+    square = sampler.mean[1].clone()
+    square[:12] = -0.5
+    assert ((mask > 0) != (square > 0)).sum() <= 4 * 3  # its corners are rounded
