@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from flwr.app import ConfigRecord, Context, Message
 
 from fedmedgen.deployment import security_log
 from fedmedgen.deployment.guard import BUNDLE
-from fedmedgen.errors import FedmedgenError
 from fedmedgen.federation import records
 from fedmedgen.federation.policy import SitePolicy
 from sites.opening import POLICY, in_simulation
@@ -24,10 +24,8 @@ class SecurityLog:
     def __init__(self, context: Context) -> None:
         self.folder: Path | None = None
         if POLICY in context.node_config and not in_simulation():
-            try:
+            with suppress(Exception):  # by a policy that can't be read every request is refused
                 self.folder = Path(SitePolicy.read(Path(str(context.node_config[POLICY]))).folder)
-            except FedmedgenError:  # every request is refused then
-                return
 
     def asked(self, message: Message) -> None:
         """Who asked for what, before anything is done.

@@ -22,6 +22,7 @@ from fedmedgen.errors import RunError, SettingsError
 
 PLACE_OF_DATA = "/path/to/the/radiographs"
 CHECKOUT = Path(fedmedgen.__file__).resolve().parents[1]
+NO_CODE = (".git", ".venv", "venv", "runs", ".*_cache", "__pycache__")  # through which Flower would walk, for minutes
 
 
 @dataclass
@@ -172,7 +173,8 @@ def _app(app: Path, done: Provisioned, *, anew: bool) -> str:
             "the code that sites run isn't part of this installation: clone the fedmedgen repository, provision there"
         )
     with tempfile.TemporaryDirectory() as folder:
-        bundle = _built(CHECKOUT, Path(folder))
+        code = shutil.copytree(CHECKOUT, Path(folder) / "app", ignore=shutil.ignore_patterns(*NO_CODE))
+        bundle = _built(code, Path(folder))
         with zipfile.ZipFile(bundle) as packed:
             packed.extractall(app)
         return sha256(bundle.read_bytes()).hexdigest()

@@ -24,7 +24,11 @@ from fedmedgen.deployment import security_log
 
 FOR_ALL = ("/v1/fleet/",)  # where Flower asks each site for its signature
 PLAIN_FOR_ALL = ("/health",)
-REFUSED = (401, 403)
+REFUSED = {
+    401: "not who it must be, by its key and signature",
+    403: "not who it must be, by its key and signature",
+    412: "no site by its key: never registered, revoked, or there already",
+}
 
 
 class Doorman:
@@ -44,7 +48,7 @@ class Doorman:
 
     async def _watched(self, scope: Scope, send: Send, message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] in REFUSED:
-            self._note(scope, "not who it must be, by its key and signature")
+            self._note(scope, REFUSED[message["status"]])
         await send(message)
 
     def _note(self, scope: Scope, why: str) -> None:

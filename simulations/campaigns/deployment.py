@@ -28,7 +28,7 @@ from fedmedgen.settings import Settings
 PATIENTS = 24
 TINY = (
     "study=demo", "smoke=true", "data.size=[16,16]", "segmenter.rounds=0", "privacy.generator_steps=1",
-    "emission.count=4", "federation.join_seconds=300", "federation.round_seconds=300",
+    "emission.count=4", "federation.join_seconds=300", "federation.round_seconds=60",
 )  # fmt: skip
 HEALTHY_SECONDS = 240.0
 

@@ -16,6 +16,7 @@ from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import sign_message
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from fedmedgen.deployment import certificates
 from fedmedgen.deployment.certificates import Key
@@ -120,24 +121,24 @@ def serve_expired(folder: Path) -> None:
         context.wrap_socket(door, server_side=True).accept()
 
 
-INTRUDERS: dict[str, Try] = {
-    "no key": no_key,
-    "wrong key": wrong_key,
-    "another's public key": stolen_name,
-    "revoked key": revoked_key,
-    "replay": replay,
-    "plaintext": plaintext,
-    "wrong authority": wrong_authority,
-    "expired certificate": expired_certificate,
-    "studies from outside": studies_from_outside,
-    "results from outside": results_from_outside,
+INTRUDERS: dict[str, tuple[Try, str]] = {  # and the beginning of what each hears: another refusal shows nothing
+    "no key": (no_key, "refused: 401"),
+    "wrong key": (wrong_key, "refused: 412"),
+    "another's public key": (stolen_name, "refused: 401"),
+    "revoked key": (revoked_key, "refused: 412"),
+    "replay": (replay, "refused: 401"),
+    "plaintext": (plaintext, "refused: "),
+    "wrong authority": (wrong_authority, "refused: unable to get local issuer certificate"),
+    "expired certificate": (expired_certificate, "refused: certificate has expired"),
+    "studies from outside": (studies_from_outside, "refused: 403"),
+    "results from outside": (results_from_outside, "refused: 403"),
 }
 AT_THE_SITE = ("expired certificate",)  # refused by the caller: the real server never hears of it
 
 
 def good_site(deployment: Deployment) -> str:
-    """What a registered site hears, without which the refusals would show nothing."""
-    return _activate(deployment, site_key(deployment, deployment.sites[0]))
+    """What the last site hears before it is revoked, without which the refusals would show nothing."""
+    return _activate(deployment, site_key(deployment, deployment.sites[-1]))
 
 
 def site_key(deployment: Deployment, site: str) -> Key:
@@ -176,7 +177,7 @@ def _answer(
         "127.0.0.1", port or deployment.server.port, timeout=20, context=context, source_address=(STRANGER, 0)
     )
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/x-protobuf", **headers})
+        connection.request("POST", path, body, {"Content-Type": PROTOBUF_MEDIA_TYPE, **headers})
         answer = connection.getresponse()
         text = answer.read()[:80]
     except ssl.SSLError as error:

@@ -37,20 +37,19 @@ def spoil_checkpoint(deployment: Deployment, study: str) -> None:
 def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoiled_checkpoint(
     deployment: Deployment,
 ) -> None:
-    deployment.submit("first", "rounds=5", "federation.min_sites=1")
+    deployment.submit("first", "rounds=3", "federation.min_sites=1")
     deployment.wait_round("first", 1)
-    deployment.kill("south")
+    deployment.kill("south")  # in the middle of round 2
     deployment.start("south")
-    deployment.wait_round("first", 2)
     (link,) = [one for one in deployment.family("server") if "fedmedgen.deployment.superlink" in one.cmdline()]
     link.send_signal(signal.SIGKILL)
-    deployment.wait_round("first", 3)
+    deployment.wait_round("first", 2)
     deployment.kill("server")
     spoil_checkpoint(deployment, "first")
     deployment.start("server")
     record = deployment.wait_end("first")
     assert (record.status, record.reason) == ("completed", "")
-    assert deployment.rounds("first") == 5
+    assert deployment.rounds("first") == 3
     assert accounts.wrongs(deployment, "first") == {
         "spends lost": [], "epsilon under-reported": [], "unlisted data sent": [],
     }  # fmt: skip
@@ -61,12 +60,12 @@ def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoil
 
 
 def test_every_intruder_is_refused_and_written_down(deployment: Deployment) -> None:
+    assert intruders.good_site(deployment) == "let in"
     (deployment.kit("server") / "sites" / "west.pub").unlink()
     wait_for(lambda: "west" not in deployment.health("server").get("sites", {"west": ""}), 120, "the revocation")
-    assert intruders.good_site(deployment) == "let in"
-    for name, attempt in intruders.INTRUDERS.items():
+    for name, (attempt, heard) in intruders.INTRUDERS.items():
         before = len(deployment.security("server"))
-        assert attempt(deployment).startswith("refused"), name
+        assert attempt(deployment).startswith(heard), name
         if name not in intruders.AT_THE_SITE:
             wait_for(lambda: len(deployment.security("server")) > before, 10, f"a line about {name}")  # noqa: B023
             assert deployment.security("server")[-1]["peer"] == intruders.STRANGER, name

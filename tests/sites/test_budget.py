@@ -126,9 +126,10 @@ def test_a_state_folder_that_is_not_mounted_starts_no_fresh_budget(
         state.rename(tmp_path / "away")
     for empty in (False, True):  # no folder at all, or the empty one that a disk is mounted on
         if empty:
+            shutil.rmtree(state)
             state.mkdir()
         assert as_it_is(server, run="run-2") == REFUSED_LEDGER
-        assert not state.exists() or not list(state.iterdir())
+        assert {path.name for path in state.iterdir()} == {"security.jsonl"}  # that it was refused, no more
     for words in (f"expected the ledger's key at {state / 'site.key'}", "mounted", "fedmedgen ledger create"):
         assert words in caplog.text
 

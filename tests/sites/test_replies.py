@@ -228,7 +228,11 @@ def test_nothing_is_stored_but_the_finished_reply_no_noise_and_no_seed(server: A
         "site.key",
         "replies",
         "held-out",
+        "security.jsonl",
     }
+    noted = (folder / "security.jsonl").read_text()
+    assert len(noted) < 4000  # words and hashes, no arrays
+    assert "seed" not in noted
     words, _, arrays = place.read_bytes().partition(b"\n")
     assert set(load(arrays)) == set(sent.arrays)
     assert all(np.array_equal(value, sent.arrays[name]) for name, value in load(arrays).items())
