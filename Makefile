@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check campaign-ledger campaign-planted campaign-audit digits rare-class screenshot format clean
+.PHONY: help install demo test check campaign-ledger campaign-planted campaign-audit campaign-faults digits rare-class screenshot format clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{sub(/%/, "NAME", $$1); printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ campaign-ledger: install ## Kill a site 500 times and look for a lost spend: doc
 
 campaign-planted: install ## Plant privacy faults one at a time; each must turn tests red: table in docs/privacy.md
 	$(BIN)/python -m simulations.planted_faults
+
+campaign-faults: install ## Deployments of real processes under fault after fault: docs/results/faults.md (an hour; root)
+	$(BIN)/python -m simulations.fault_campaign --out docs/results
 
 campaign-audit: install ## Do audits catch planted faults, and stay silent without: docs/results/audit-campaign.md
 	$(BIN)/python -m simulations.audit_campaign --out docs/results

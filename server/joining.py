@@ -95,6 +95,8 @@ def _introduced(said: Reply, node: int, refused: list[str]) -> Member | None:
     if status != records.DONE:
         refused.append(f"{said.config.get(records.SITE) or 'a node'}: {status}")
         return None
+    if said.arrays:
+        raise ReplyError("an introduction holds no arrays")
     return Member(
         node=node,
         site=_name(said.config[records.SITE]),

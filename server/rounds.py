@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fedmedgen.errors import FederationError, SpentError
 from fedmedgen.federation import messages, plan
@@ -19,6 +20,7 @@ from fedmedgen.privacy.budget import Plan
 from fedmedgen.training.ema import ema
 from server.run_store import Checkpoint, RunStore
 from server.strategy import GuardedStrategy, Member, Outcome, flower_strategy
+from server.streaming import OneAtATime
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +98,10 @@ def run_stage(  # noqa: PLR0913  (what a stage takes; the last by name)
         weights, averaged = initial, None
     strategy = _strategy(rounds, stage, latest, reply_shapes)
     after = _AfterRound(rounds, stage, strategy, kept, averaged)
+    in_turn: Any = OneAtATime(grid)
     try:
         strategy.start(
-            grid,
+            in_turn,
             messages.pack_arrays(weights),
             num_rounds=stage.rounds - done,
             timeout=rounds.store.settings.federation.round_seconds,
@@ -175,12 +178,12 @@ class _AfterRound:
 def _ema(old: Arrays | None, new: Arrays, decay: float) -> Arrays:
     if old is None:
         return new
-    mixed = ema(
-        {key: torch.from_numpy(value.copy()) for key, value in old.items()},
-        {key: torch.from_numpy(value.copy()) for key, value in new.items()},
-        decay,
-    )
-    return {key: value.numpy() for key, value in mixed.items()}
+    return {key: _mixed(old[key], value, decay) for key, value in new.items()}
+
+
+def _mixed(old: NDArray[np.float32], new: NDArray[np.float32], decay: float) -> NDArray[np.float32]:
+    of_old, of_new = ({"": torch.from_numpy(value.copy())} for value in (old, new))
+    return np.asarray(ema(of_old, of_new, decay)[""].numpy())
 
 
 def _row(stage: str, number: int, outcome: Outcome, strategy: GuardedStrategy, epsilon: float | None) -> dict[str, Any]:

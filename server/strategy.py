@@ -10,13 +10,15 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, Strategy
+from numpy.typing import NDArray
 
 from fedmedgen.errors import FederationError, ReplyError, SpentError
 from fedmedgen.federation import messages, records
 from fedmedgen.federation.aggregation import check_reply
-from fedmedgen.federation.egress import Arrays, Reply
+from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER
 from fedmedgen.settings import FederationSettings
+from server.streaming import WeightedMean
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class GuardedStrategy(Strategy):
         self._on_sent = on_sent
         self._reply_shapes = reply_shapes
         self._newcomers = newcomers
-        self._reference: Arrays = {}
+        self._reference: Mapping[str, NDArray[np.float32]] = {}
         self._sent_at = 0.0
         self._bytes_down: dict[int, int] = {}
 
@@ -123,7 +125,7 @@ class GuardedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self.round = number = server_round + self.rounds_done
-        self._reference = messages.unpack_arrays(arrays)
+        self._reference = messages.Unpacked(arrays)
         if self._reply_shapes is not None:  # the answer is no update of what was sent
             self._reference = {name: np.zeros(shape, np.float32) for name, shape in self._reply_shapes.items()}
         self._take_in(self._newcomers())
@@ -138,24 +140,25 @@ class GuardedStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        seconds = time.monotonic() - self._sent_at
-        usable: dict[str, Reply] = {}
         outcomes: dict[str, Outcome] = {}
+        mean = WeightedMean(sum(member.weight(self.stage) for member in self.members.values()))
         for message in replies:
             member = self.members.get(message.metadata.src_node_id)
             if member is None or member.site in outcomes:
                 logger.warning("a reply from node %s was not asked for; left out", message.metadata.src_node_id)
                 continue
-            outcomes[member.site], reply = self._judge(message, member, seconds)
+            outcomes[member.site], reply = self._judge(message, member, time.monotonic() - self._sent_at)
             if reply is not None:
-                usable[member.site] = reply
+                mean.add(reply.arrays, member.weight(self.stage))
+            del message, reply  # before the next one comes
         for member in self.members.values():
             late = Outcome(member.site, "no-reply", f"no reply within {self.federation.round_seconds:g} s")
             outcomes.setdefault(member.site, late)
         self.outcomes = [outcomes[site] for site in sorted(outcomes)]
-        self._require_quorum(usable, server_round + self.rounds_done)
-        ordered: Any = [Combinable(_for_flower(usable[site])) for site in sorted(usable)]
-        combined, _ = self.inner.aggregate_train(server_round + self.rounds_done, ordered)
+        self._require_quorum(server_round + self.rounds_done)
+        if not isinstance(self.inner, FedAdam):  # a plain mean is the next model
+            return messages.pack_one_by_one(mean.take()), None
+        combined, _ = self.inner.aggregate_train(server_round + self.rounds_done, [_as_one(mean)])
         if combined is None:
             raise FederationError("Flower's strategy combined nothing although replies were usable")
         return _as_float32(combined), None
@@ -187,14 +190,14 @@ class GuardedStrategy(Strategy):
         loss = reply.metrics.get(records.LOSS)
         return Outcome(member.site, records.DONE, "", loss, norm, **known), reply
 
-    def _require_quorum(self, usable: dict[str, Reply], number: int) -> None:
-        if len(usable) < self.federation.min_sites:
+    def _require_quorum(self, number: int) -> None:
+        usable = sum(item.status == records.DONE for item in self.outcomes)
+        if usable < self.federation.min_sites:
             missing = [item for item in self.outcomes if item.status != records.DONE]
             lost = "; ".join(f"{item.site}: {item.reason}" for item in missing)
             spent = all(item.status == records.REFUSED_BUDGET for item in missing)
             raise (SpentError if spent else FederationError)(
-                f"round {number}: {len(usable)} usable replies, federation.min_sites is "
-                f"{self.federation.min_sites} ({lost})"
+                f"round {number}: {usable} usable replies, federation.min_sites is {self.federation.min_sites} ({lost})"
             )
 
 
@@ -208,7 +211,7 @@ def _check_sender(reply: Reply, member: Member, stage: str) -> None:
 
 @dataclass(frozen=True)
 class Combinable:
-    """The part of a message that Flower's strategies read, made anew from a checked reply."""
+    """The part of a message that Flower's strategies read: arrays and a weight, none of a site's own words."""
 
     content: RecordDict
 
@@ -216,14 +219,10 @@ class Combinable:
         return False
 
 
-def _for_flower(reply: Reply) -> RecordDict:
-    """Arrays and their weight, nothing else: Flower's strategies average whatever stands in the metrics."""
-    return RecordDict(
-        {
-            records.ARRAYS: messages.pack_arrays(reply.arrays),
-            records.METRICS: MetricRecord({records.WEIGHT: reply.metrics[records.WEIGHT]}),
-        }
-    )
+def _as_one(mean: WeightedMean) -> Any:
+    """The mean as the one reply that Flower's strategy goes on with: a mean of one, then its step."""
+    weight = MetricRecord({records.WEIGHT: mean.weight})
+    return Combinable(RecordDict({records.ARRAYS: messages.pack_one_by_one(mean.take()), records.METRICS: weight}))
 
 
 def _as_float32(combined: ArrayRecord) -> ArrayRecord:

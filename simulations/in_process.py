@@ -34,7 +34,7 @@ class InProcessGrid(Grid):
             for node, config in node_configs.items()
         }
         self._run = Run.create_empty(RUN_ID)
-        self._replies: dict[str, Message] = {}
+        self._asked: dict[str, Message] = {}  # answered when the answer is pulled: one at a time
         self._sent = 0
 
     def set_run(self, run: Run) -> None:
@@ -57,11 +57,11 @@ class InProcessGrid(Grid):
         for message in messages:
             self._sent += 1
             names.append(str(self._sent))
-            self._replies[names[-1]] = self._answer(message)
+            self._asked[names[-1]] = message
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+        return [self._answer(self._asked.pop(name)) for name in message_ids if name in self._asked]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))

@@ -22,7 +22,7 @@ class Reply:
 
     config: Mapping[str, str]
     metrics: Mapping[str, float] = field(default_factory=dict)
-    arrays: Arrays = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 Checked = NewType("Checked", Reply)  # a reply that `check` has let through: nothing else can be packed

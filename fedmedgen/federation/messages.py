@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,29 @@ def pack_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
 
 
+def pack_one_by_one(arrays: Arrays) -> ArrayRecord:
+    """The arrays as a record, in the order of their names, each let go once it is packed; `arrays` is empty then."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(arrays.pop(name))) for name in sorted(arrays)})
+
+
 def unpack_arrays(record: ArrayRecord) -> Arrays:
     return {name: array.numpy() for name, array in record.items()}
+
+
+class Unpacked(Mapping[str, NDArray[np.float32]]):
+    """The arrays of a record, each unpacked when it is looked at: a record's own copy is the only whole one."""
+
+    def __init__(self, record: ArrayRecord) -> None:
+        self._record = record
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return self._record[name].numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record)
+
+    def __len__(self) -> int:
+        return len(self._record)
 
 
 def request_config(
@@ -177,7 +198,7 @@ def unpack_reply(content: RecordDict) -> Reply:
     return Reply(
         config=config,
         metrics={key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))},
-        arrays=unpack_arrays(arrays),
+        arrays=Unpacked(arrays),
     )
 
 

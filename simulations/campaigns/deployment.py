@@ -1,14 +1,14 @@
 """A deployment on loopback, of real processes: kits by `provision`, then `serve`, `join`, `submit` as by a person."""
 
+import csv
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from fedmedgen.deployment.studies import ENDED, StudyRecord, read
 from fedmedgen.errors import RunError
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.settings import Settings
+from simulations.campaigns.proxy import Line
 
 PATIENTS = 24
 TINY = (
@@ -39,6 +40,8 @@ class Deployment:
 
     folder: Path
     sites: tuple[str, ...] = ("north", "south", "west")
+    rogues: tuple[str, ...] = ()  # sites that cheat as their TWIST file says
+    lines: dict[str, Line] = field(default_factory=dict)  # to the server, by site
     running: dict[str, psutil.Popen] = field(default_factory=dict)  # "server", or a site
 
     def provision(self) -> None:
@@ -60,7 +63,11 @@ class Deployment:
             self.command(
                 "phantoms", "--count", str(PATIENTS), "--out", str(self.data(name).parent), "--seed", str(number)
             )
-            _set(self.kit(name) / "site.yaml", health_port=free_port(), restart_seconds=0.5)
+            line = self.lines[name] = Line(self.server.port)
+            _set(
+                self.kit(name) / "site.yaml",
+                health_port=free_port(), restart_seconds=0.5, server=f"127.0.0.1:{line.port}",
+            )  # fmt: skip
             self.command("ledger", "create", str(self.kit(name) / "policy.yaml"))
 
     def data(self, site: str) -> Path:
@@ -92,13 +99,27 @@ class Deployment:
     def start(self, *names: str) -> None:
         """Start the server or sites; returns when the server is healthy."""
         for name in names:
-            words = ["serve", "server.yaml"] if name == "server" else ["join", "site.yaml"]
             with (self.folder / f"{name}.log").open("a") as log:
                 self.running[name] = psutil.Popen(
-                    [_program(), *words], cwd=self.kit(name), env=environment(), stdout=log, stderr=log
+                    self._words(name), cwd=self.kit(name), env=environment(), stdout=log, stderr=log
                 )
         if "server" in names:
             wait_for(lambda: bool(self.health("server").get("ok")), HEALTHY_SECONDS, "the server's health")
+
+    def _words(self, name: str) -> list[str]:
+        if name == "server":
+            return [_program(), "serve", "server.yaml"]
+        if name not in self.rogues:
+            return [_program(), "join", "site.yaml"]
+        kit = self.kit(name)
+        options = ["--root-certificates", str(kit / "ca.crt"), "--superlink", f"127.0.0.1:{self.lines[name].port}",
+                   "--auth-supernode-private-key", str(kit / "site.key"), "--port", str(free_port())]  # fmt: skip
+        rogue = Path(__file__).with_name("rogue.py")
+        return [sys.executable, "-P", str(rogue), str(self.twist(name)), "policy.yaml", *options]
+
+    def twist(self, site: str) -> Path:
+        """The file that says how a rogue cheats."""
+        return self.folder / f"{site}.twist"
 
     def health(self, name: str) -> dict[str, Any]:
         """What a health endpoint says; nothing where there is none."""
@@ -159,6 +180,11 @@ class Deployment:
             return int(json.loads(path.read_text())["round"])
         return 0
 
+    def table(self, name: str) -> list[dict[str, str]]:
+        """The rows of a study's `rounds.csv`."""
+        file = Path(self.study(name).out) / "rounds.csv"
+        return list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
+
     def wait_round(self, name: str, number: int, seconds: float = 600.0) -> None:
         wait_for(lambda: self.rounds(name) >= number, seconds, f"round {number} of {name}")
 
@@ -202,9 +228,3 @@ def _program() -> str:
 
 def _set(file: Path, **words: object) -> None:
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **words}, sort_keys=False))
-
-
-def lines_matching(file: Path, pattern: str) -> Sequence[str]:
-    """Lines of a log that hold a pattern."""
-    text = file.read_text(errors="replace") if file.is_file() else ""
-    return [line for line in text.splitlines() if re.search(pattern, line)]

@@ -9,6 +9,7 @@ import pytest
 
 from simulations.campaigns import accounts, intruders
 from simulations.campaigns.deployment import Deployment, wait_for
+from simulations.campaigns.faults import spoil_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +23,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     finally:
         for name in list(made.running):
             made.kill(name)
-
-
-def spoil_checkpoint(deployment: Deployment, study: str) -> None:
-    """Change one byte of the last checkpoint's arrays, as a bad disk would."""
-    out = Path(deployment.study(study).out)
-    words = json.loads((out / "checkpoint.json").read_text())
-    file = out / "checkpoint" / words["arrays"]
-    content = bytearray(file.read_bytes())
-    content[-5] ^= 1
-    file.write_bytes(content)
 
 
 def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoiled_checkpoint(
