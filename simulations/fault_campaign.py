@@ -56,7 +56,7 @@ def one_study(number: int, seed: int, console: Console) -> list[Row]:
         deployment = Deployment(folder, sites=faults.SITES, rogues=(faults.ROGUE,))
         cleanup.enter_context(faults.small_disk(deployment.kit(faults.SMALL_DISK) / "ledger"))
         deployment.provision()
-        cleanup.callback(lambda: [deployment.kill(name) for name in list(deployment.running)])
+        cleanup.callback(deployment.kill_all)
         deployment.start("server", *faults.SITES)
         deployment.wait_until_online(*faults.SITES)
         name, begun = f"study-{number}", time.monotonic()
@@ -137,8 +137,8 @@ def page(rows: Sequence[Row], command: str) -> list[str]:
         "",
         f"- {datetime.date.today()}, commit {', '.join(sorted({str(row['commit']) for row in rows}))}, "
         f"{platform.machine()}, {os.cpu_count()} cores",
-        "- real processes on one machine, made by `provision`, run by `serve`, `join` and `submit`: three sites, one of",
-        f"  them a cheat; {len(studies)} studies of {ROUNDS} private rounds, quorum 1, rounds that wait 60 s for their "
+        "- real processes on one machine, made by `provision`, run by `serve`, `join` and `submit`: three sites,",
+        f"  one a cheat; {len(studies)} studies of {ROUNDS} private rounds, quorum 1, rounds that wait 60 s for their "
         "sites;",
         "  each fault at a random moment of a round",
         "",

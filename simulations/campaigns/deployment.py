@@ -156,6 +156,10 @@ class Deployment:
         psutil.wait_procs(family, timeout=20)
         self.running.pop(name).wait()
 
+    def kill_all(self) -> None:
+        for name in list(self.running):
+            self.kill(name)
+
     def stop(self) -> dict[str, int]:
         """Ask every program to end; its exit status by name."""
         for process in self.running.values():

@@ -21,8 +21,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         made.wait_until_online("north", "south")
         yield made
     finally:
-        for name in list(made.running):
-            made.kill(name)
+        made.kill_all()
 
 
 def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoiled_checkpoint(
