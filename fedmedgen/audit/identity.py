@@ -4,13 +4,16 @@ import hashlib
 from pathlib import Path
 
 
-def fingerprint(run: Path, site: str) -> dict[str, str]:
-    """SHA-256 of the run's generator, settings and synthetic set, and of the site's ledger; empty where absent."""
+def fingerprint(run: Path, site: str, *, ledger: Path | None = None) -> dict[str, str]:
+    """SHA-256 of the run's generator, settings and synthetic set, and of the site's ledger; empty where absent.
+
+    `ledger` is where a real site has its own; else the run folder's is meant, which may be the copy that it sent.
+    """
     return {
         "generator": folder_hash(run / "generator"),
         "settings": file_hash(run / "settings.yaml"),
         "synthetic": folder_hash(run / "synthetic"),
-        "ledger": file_hash(run / "sites" / site / "ledger.jsonl"),
+        "ledger": file_hash(ledger or run / "sites" / site / "ledger.jsonl"),
     }
 
 

@@ -77,7 +77,7 @@ def audit(run: Path, site: str, *, real: Path | None = None, policy: Path | None
         found["copies"] = copies.copies(synthetic, members, others, seed=settings.seed)
         copies.draw_nearest(synthetic, members, folder / "nearest.png")
         _keep(folder / "nearest.png")
-    found["hashes"] = fingerprint(run, site)
+    found["hashes"] = fingerprint(run, site, ledger=Path(own.ledger_path) if policy else None)
     found["verdict"] = verdict(found, settings.gate)
     found["at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found["version"] = __version__

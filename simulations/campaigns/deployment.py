@@ -99,6 +99,8 @@ class Deployment:
     def start(self, *names: str) -> None:
         """Start the server or sites; returns when the server is healthy."""
         for name in names:
+            if name in self.rogues:  # nothing starts Flower's own program again, if it isn't let in
+                wait_for(lambda: name in self.health("server").get("sites", ()), HEALTHY_SECONDS, f"{name} let in")  # noqa: B023
             with (self.folder / f"{name}.log").open("a") as log:
                 self.running[name] = psutil.Popen(
                     self._words(name), cwd=self.kit(name), env=environment(), stdout=log, stderr=log
