@@ -1,6 +1,6 @@
 """A deployment of three sites on one machine, by the documented commands alone, from `provision` to `release`.
 
-python -m simulations.loopback --out docs/results     # writes deployment.md: what was typed, what was said, and the time
+python -m simulations.loopback --out docs/results writes deployment.md: what was typed, what was said, and the time.
 """
 
 import argparse

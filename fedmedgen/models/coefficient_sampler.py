@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64)
-SMOOTHED = 14  # of an image's longer side, the window that masks are averaged over
+SMOOTHED = 20  # of an image's longer side, the window that masks are averaged over; chosen on phantoms
 POOLED = 3
 NUMBERS = POOLED**2 * WIDTHS[-1]  # of one network's last layer but one
 LARGEST_SIDE = 32

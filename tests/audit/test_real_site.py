@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fedmedgen.audit.identity import fingerprint
 from fedmedgen.audit.site_audit import audit
 from fedmedgen.cli.main import main
 from fedmedgen.composition import compose
@@ -81,6 +82,19 @@ def test_the_claim_is_the_sites_ledgers_and_not_the_servers_word(run: Path, poli
     found = audit(run, "site-1", policy=policy).found
     assert found["claim"]["epsilon"] > 1.3 * told
     assert found["claim"]["delta"] == 1e-5
+
+
+def test_an_audit_is_tied_to_the_sites_own_ledger_before_any_copy_is_sent(run: Path, policy: Path) -> None:
+    own = SitePolicy.read(policy).ledger_path
+    shutil.rmtree(run / "sites" / "site-1")  # at a real deployment no site's folder is in what the server hands out
+    audit(run, "site-1", policy=policy)
+    told = json.loads((run / "audits" / "site-1.json").read_text())["hashes"]
+    (run / "sites" / "site-1").mkdir(parents=True)
+    shutil.copy(own, run / "sites" / "site-1" / "ledger.jsonl")
+    assert told == fingerprint(run, "site-1")
+    with (run / "sites" / "site-1" / "ledger.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert told != fingerprint(run, "site-1")
 
 
 def test_no_word_of_the_run_folder_makes_private_figures_public(run: Path, policy: Path) -> None:
