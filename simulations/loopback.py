@@ -44,6 +44,7 @@ overrides:
   - emission.count=1000
   - federation.min_sites=3
 """
+ROOM_FOR_AUDITS = "s/audit_canaries: 0/audit_canaries: 200/; s/audit_holdout: 0.0/audit_holdout: 0.2/"
 LINES_SHOWN = 24
 
 
@@ -112,9 +113,7 @@ def play(terminal: Terminal) -> None:
     for seed, site in enumerate(SITES, 1):
         kit = f"kits/sites/{site}"
         terminal.type(f"fedmedgen phantoms --count {PATIENTS} --size 28 --out data --site {site} --seed {seed}")
-        terminal.type(
-            f"sed -i 's/audit_canaries: 0/audit_canaries: 200/; s/audit_holdout: 0.0/audit_holdout: 0.2/' {kit}/policy.yaml"
-        )
+        terminal.type(f"sed -i '{ROOM_FOR_AUDITS}' {kit}/policy.yaml")
         terminal.type(f"echo 'health_port: {health[site]}' >> {kit}/site.yaml")
         terminal.type(f"fedmedgen ledger create {kit}/policy.yaml")
     terminal.chapter("The server starts; each hospital looks whether it is ready, and joins")
