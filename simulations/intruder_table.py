@@ -55,7 +55,7 @@ def main() -> None:
         "",
         "`python -m simulations.intruder_table --out docs/results`",
         "",
-        f"- {datetime.date.today()}, commit {commit()}, {platform.machine()}; real processes, callers from another address",
+        f"- {datetime.date.today()}, commit {commit()}, {platform.machine()}; callers have another address",
         "- the same calls are a test: `tests/deployment/test_deployment.py`",
         "",
         "| who | what they heard | what the server's security log says |",

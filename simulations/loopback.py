@@ -140,8 +140,9 @@ def play(terminal: Terminal) -> None:
         )
         terminal.type(f"fedmedgen ledger show {kit}/ledger/ledger.jsonl")
     terminal.chapter("What it is worth, on public cases; and the gate")
-    terminal.type("fedmedgen phantoms --count 1000 --size 28 --out public --site elsewhere --seed 9")
-    terminal.type(f"fedmedgen evaluate {run}/synthetic --real public/elsewhere --run {run} --out {run}/metrics.json")
+    for seed, site in enumerate(SITES, 11):  # other patients, of the same machines
+        terminal.type(f"fedmedgen phantoms --count 350 --size 28 --out public --site {site} --seed {seed}")
+    terminal.type(f"fedmedgen evaluate {run}/synthetic --real public --run {run} --out {run}/metrics.json")
     terminal.type(f"fedmedgen release {run} --out released --key project.key")
     terminal.type("fedmedgen release --verify released")
     terminal.type("ls released")
