@@ -96,7 +96,8 @@ def _ended(deployment: Deployment, study: str, begun: float) -> Row:
         status, hangs = deployment.wait_end(study, HANG_SECONDS).status, 0
     except RunError:
         status, hangs = deployment.study(study).status, 1
-    families = [one for name in deployment.running for one in deployment.family(name)]
+    honest = [name for name in deployment.running if name != faults.ROGUE]
+    families = [one for name in honest for one in deployment.family(name)]
     exits = deployment.stop()
     left = sum(one.is_running() and one.status() != "zombie" for one in families)
     found = accounts.wrongs(deployment, study)
@@ -106,7 +107,7 @@ def _ended(deployment: Deployment, study: str, begun: float) -> Row:
         "study_seconds": round(time.monotonic() - begun),
         **{kind: len(found[kind]) for kind in WRONGS},
         "hangs": hangs,
-        "left_behind": left + sum(exits[name] != 0 for name in exits if name != faults.ROGUE),
+        "left_behind": left + sum(exits[name] != 0 for name in honest),
     }
 
 

@@ -69,7 +69,13 @@ class Terminal:
         """**Raises** `SystemExit` where the command fails."""
         begun = time.monotonic()
         done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=_environment(), capture_output=True, text=True, check=False
+            command,
+            shell=True,
+            cwd=self.folder,
+            env=_environment(self.folder),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         self._note(command, done.stdout, time.monotonic() - begun)
         if done.returncode:
@@ -79,7 +85,7 @@ class Terminal:
         self._note(f"{command} &", "", 0.0)
         log = (self.folder / "background.log").open("ab")
         self.running.append(
-            subprocess.Popen(command.split(), cwd=self.folder, env=_environment(), stdout=log, stderr=log)
+            subprocess.Popen(command.split(), cwd=self.folder, env=_environment(self.folder), stdout=log, stderr=log)
         )
 
     def stop(self) -> list[int]:
@@ -143,7 +149,7 @@ def play(terminal: Terminal) -> None:
     for seed, site in enumerate(SITES, 11):  # other patients, of the same machines
         terminal.type(f"fedmedgen phantoms --count 350 --size 28 --out public --site {site} --seed {seed}")
     terminal.type(f"fedmedgen evaluate {run}/synthetic --real public --run {run} --out {run}/metrics.json")
-    terminal.type(f"fedmedgen release {run} --out released --key project.key")
+    terminal.type(f"fedmedgen release {run} --out released")
     terminal.type("fedmedgen release --verify released")
     terminal.type("ls released")
 
@@ -168,9 +174,14 @@ def page(terminal: Terminal, exits: list[int]) -> list[str]:
     ]
 
 
-def _environment() -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     found = environment()
-    return {**found, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{found.get('PATH', '')}", "COLUMNS": "120"}
+    return {
+        **found,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{found.get('PATH', '')}",
+        "COLUMNS": "120",
+        "HOME": str(folder),
+    }
 
 
 def main() -> None:
