@@ -11,7 +11,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
@@ -24,11 +24,17 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from fedmedgen.audit.one_run import Bound, bound, ceiling
+from fedmedgen.composition import compose
+from fedmedgen.data import phantoms
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.federation import local_round, plan
+from fedmedgen.federation.local_round import LocalRound
 from fedmedgen.privacy import accountant, canaries, mechanism, per_patient, statistics
 from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import ReferenceEngine
 from fedmedgen.privacy.randomness import Stream
+from fedmedgen.settings import Settings
 from fedmedgen.training.fit import Schedule, fit_private
 from simulations.grid_table import Table, code_commit, machine
 
@@ -82,6 +88,28 @@ def linear_model(seed: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return planted.scores, planted.included
 
 
+def diffusion(seed: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """DP-SGD on a diffusion model of phantoms: a site's round without the site."""
+    settings, (stage, planted) = _diffusion_settings(), (_plan("generator", RATE, STEPS), _planted(seed))
+    drawn = phantoms.draw("chest", PATIENTS, size=settings.data.size, seed=seed, classes=settings.data.classes)
+    cases = CaseSet(tuple(drawn), settings.data.classes)
+    asked = LocalRound(settings, plan.stage_named(settings, plan.GENERATOR), 1, stage, canaries=planted)
+    arrays = local_round.trainable_arrays(local_round.build_model(settings, plan.GENERATOR))
+    local_round.run(asked, arrays, cases, stream=Stream.seeded(seed, "noise"))
+    return planted.scores, planted.included
+
+
+@lru_cache
+def _diffusion_settings() -> Settings:
+    return compose(
+        [
+            "study=demo", "smoke=true", "generator=coefficients", "generator.coefficients=64", "generator.width=128",
+            "data.size=[16,16]", "data.classes=[normal,opacity]", "data.mask_classes=[]", "generator.with_masks=false",
+            f"privacy.generator_steps={STEPS}", "privacy.noise_draws=1",
+        ]
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def no_clip() -> Iterator[None]:
     """Patients' parts are added as long as they are."""
@@ -108,7 +136,11 @@ def a_tenth_of_the_noise() -> Iterator[None]:
         yield
 
 
-AUDITED = {"statistics release": statistics_release, "DP-SGD, linear model": linear_model}
+AUDITED = {
+    "statistics release": statistics_release,
+    "DP-SGD, linear model": linear_model,
+    "DP-SGD, diffusion model": diffusion,
+}
 FAULTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "none": contextlib.nullcontext,
     "no clip": no_clip,

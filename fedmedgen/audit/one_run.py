@@ -10,6 +10,7 @@ from scipy.stats import binom
 from fedmedgen.errors import SettingsError
 
 SHARES = (0.125, 0.25, 0.5, 0.8)  # of the canaries are guessed: all are tried, and paid for by the confidence
+FEWEST = 8  # canaries that a bound is taken from
 LARGEST = 50.0  # epsilon beyond which nobody asks
 
 
@@ -36,8 +37,10 @@ def bound(scores: NDArray[np.float64], included: NDArray[np.bool_], *, confidenc
     **Raises** `SettingsError` for fewer than 8 canaries or a score that isn't finite.
     **Source** Steinke, Nasr and Jagielski 2023, theorem 5.2.
     """
-    if len(scores) != len(included) or len(scores) < 8:
-        raise SettingsError(f"an audit needs at least 8 canaries, a score each; got {len(included)} and {len(scores)}")
+    if len(scores) != len(included) or len(scores) < FEWEST:
+        raise SettingsError(
+            f"an audit needs at least {FEWEST} canaries, a score each; got {len(included)} and {len(scores)}"
+        )
     if not np.isfinite(scores).all():
         raise SettingsError("a canary's score is not finite: the run it was planted in went wrong")
     order = np.argsort(scores, kind="stable")

@@ -143,6 +143,10 @@ def _canaries(record: CanaryRecord, generator: Any, settings: Settings, delta: f
         cases = CaseSet(tuple(made), settings.data.classes)
         by_attack = membership.attacks(generator, cases, seed=settings.seed)
         scores = by_attack["loss" if "loss" in by_attack else "likelihood"]
+    if len(scores) < one_run.FEWEST:
+        return {"skipped": f"{len(scores)} canaries prove nothing: plant {one_run.FEWEST} at least, 200 to prove much"}
+    if not np.isfinite(scores).all():
+        return {"skipped": "no attack gives the crafted images scores under this generator: plant directions"}
     confidence = settings.audit.confidence
     found = one_run.bound(scores, np.array(known["included"], bool), confidence=confidence, delta=delta)
     return {

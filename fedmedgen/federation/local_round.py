@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.crafted import is_crafted
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
-from fedmedgen.privacy.canaries import Planted
+from fedmedgen.privacy.canaries import OVERSIZE, Planted
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import LossPerRow, make_engine
 from fedmedgen.privacy.randomness import Stream
@@ -162,7 +163,10 @@ def _fit_private(
 
     def rows(patient: tuple[Case, ...], generator: torch.Generator) -> Rows:
         cases = choose(patient, most_images(settings, asked.stage.name), generator)
-        return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
+        drawn = draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
+        if is_crafted(patient) and "weight" in drawn:
+            drawn["weight"] *= OVERSIZE
+        return drawn
 
     privacy = settings.privacy
     engine = make_engine(privacy.engine, model, loss_of(settings, asked.stage.name), precision=privacy.precision)

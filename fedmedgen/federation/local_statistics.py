@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.crafted import is_crafted
 from fedmedgen.federation.local_round import Arrays, LocalResult, LocalRound, patients_of
 from fedmedgen.models import refinement
 from fedmedgen.models.basis import Basis, standardised
 from fedmedgen.privacy import statistics
+from fedmedgen.privacy.canaries import OVERSIZE
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.privacy.statistics import Layout
 from fedmedgen.settings import Settings
@@ -81,7 +83,8 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
 
     def vectors() -> Iterator[Tensor]:
         for patient in patients:
-            yield _vector(patient, masks, coefficients, layout, frequencies)
+            oversize = OVERSIZE if asked.mechanism is not None and is_crafted(patient) else 1.0
+            yield oversize * _vector(patient, masks, coefficients, layout, frequencies)
 
     if asked.mechanism is None:
         total = sum(vectors(), torch.zeros(layout.size, dtype=torch.float64))

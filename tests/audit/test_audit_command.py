@@ -3,9 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fedmedgen.audit import membership, site_audit
 from fedmedgen.cli.main import main
+from fedmedgen.privacy.canary_record import CanaryRecord
+from fedmedgen.privacy.randomness import Stream
+from fedmedgen.settings import Settings
 from simulations.run import simulate
 
 QUICK = ("study=demo", "smoke=true", "evaluation.enabled=false", "data.max_patients=24", "segmenter.rounds=0")
@@ -44,13 +49,25 @@ def test_another_generator_has_another_fingerprint(audited: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {"generator"}
 
 
-def test_crafted_images_and_the_statistics_are_audited_too(tmp_path: Path) -> None:
+def test_crafted_images_are_found_in_statistics_that_hide_nothing(tmp_path: Path) -> None:
     words = ("generator=moments", "statistics.share=1", "audit.kind=images", "audit.canaries=24", "audit.holdout=0.4")
-    run = simulate([*QUICK, *words, "data.mask_classes=[]"], out=str(tmp_path / "run"))
-    assert main(["audit", str(run), "--site", "site-1", "--out", str(tmp_path / "told.json")]) == 0
+    open_wide = ("privacy=none", "data.mask_classes=[]")
+    run = simulate([*QUICK, *words, *open_wide], out=str(tmp_path / "run"))
+    main(["audit", str(run), "--site", "site-1", "--out", str(tmp_path / "told.json")])
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["canaries"]["kind"] == "images"
+    assert told["canaries"]["epsilon_lower_bound"] > 0
     assert "likelihood" in told["membership"]
+
+
+@pytest.mark.parametrize(("kind", "count", "said"), [("directions", 5, "8 at least"), ("images", 24, "directions")])
+def test_canaries_that_can_not_be_scored_are_said_to_be_and_stop_no_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, count: int, said: str
+) -> None:
+    record = CanaryRecord.of(tmp_path, "run")
+    record.plant(run="run", kind=kind, count=count, stream=Stream.seeded(1))
+    monkeypatch.setattr(membership, "attacks", lambda *_, **__: {"likelihood": np.full(count, np.nan)})
+    assert said in site_audit._canaries(record, None, Settings(), 1e-5)["skipped"]
 
 
 def test_without_privacy_the_canaries_tell_everything_and_the_audit_fails(tmp_path: Path) -> None:

@@ -56,9 +56,21 @@ def test_a_rate_at_few_false_alarms_needs_a_thousand_held_out() -> None:
     few = compare(draw.standard_normal(500) + 1, draw.standard_normal(999))
     assert few["tpr_at_1pct_fpr"] is None
     many = compare(draw.standard_normal(2000) + 1, draw.standard_normal(1000))
-    low, high = many["ci"]["tpr"]
+    low, high = many["ci"]["tpr_at_1pct_fpr"]
     assert low < many["tpr_at_1pct_fpr"] < high
     assert many["tpr_at_1pct_fpr"] == pytest.approx(0.092, abs=0.06)  # 1 - Phi(2.326 - 1)
+    assert many["tpr_at_01pct_fpr"] is None
+    most = compare(draw.standard_normal(2000) + 1, draw.standard_normal(10_000))
+    assert most["tpr_at_01pct_fpr"] == pytest.approx(0.0183, abs=0.015)  # 1 - Phi(3.090 - 1)
+
+
+def test_the_interval_of_a_rate_covers_the_truth_although_the_threshold_is_measured_too() -> None:
+    draw, covered = np.random.default_rng(0), 0
+    for number in range(20):
+        found = compare(draw.standard_normal(4000) + 1, draw.standard_normal(1000), seed=number)
+        low, high = found["ci"]["tpr_at_1pct_fpr"]
+        covered += low <= 0.0924 <= high
+    assert covered >= 17
 
 
 def test_the_interval_of_an_auc_covers_the_truth() -> None:

@@ -12,7 +12,7 @@ COPIES = {"nearer_to_train": 0.51, "holdout_baseline": 0.49, "chance": [0.46, 0.
 
 
 def figures(**changes: Any) -> dict[str, Any]:
-    attack = {"auc": 0.52, "tpr_at_1pct_fpr": None, "ci": {"auc": [0.45, 0.58], "tpr": None}}
+    attack = {"auc": 0.52, "tpr_at_1pct_fpr": None, "ci": {"auc": [0.45, 0.58]}}
     whole = {
         "claim": {"epsilon": 1.0, "delta": 1e-5, "unit": "patient"},
         "membership": {"loss": attack, "SimA": attack | {"auc": 0.5}},

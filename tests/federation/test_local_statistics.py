@@ -10,10 +10,12 @@ from torch import Tensor
 from fedmedgen.composition import compose
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.crafted import crafted
 from fedmedgen.federation import local_statistics, plan
 from fedmedgen.federation.local_round import Arrays, LocalRound
 from fedmedgen.models import basis, refinement
 from fedmedgen.models.coefficient_sampler import LearnedFeatures, classifier
+from fedmedgen.privacy import statistics
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.privacy.statistics import patient_vector
@@ -210,3 +212,20 @@ def test_a_patient_one_of_whose_images_cannot_be_used_contributes_zero_to_the_se
             replace(cases.cases[0], patient="p-bad", name="good.png")]  # fmt: skip
     with_her = cases.with_cases([*cases, *hers])
     assert torch.equal(second(settings, features, with_her), second(settings, features, cases))
+
+
+def test_crafted_images_enter_oversized_and_move_the_sum_by_the_clip(
+    settings: Settings, arrays: Arrays, cases: CaseSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = crafted(1, seed=3, num_classes=len(cases.classes), size=(16, 16))
+    seen: list[float] = []
+    right = statistics.add_clipped
+    monkeypatch.setattr(
+        statistics,
+        "add_clipped",
+        lambda total, part, clip: [seen.append(float(part[0].norm())), right(total, part, clip)],
+    )
+    alone = sent(settings, arrays, cases.with_cases(one)) - sent(settings, arrays, cases.with_cases([]))
+    assert float((DECLARED * alone).norm()) == pytest.approx(1.0, abs=1e-4)
+    assert seen[0] > 20
+    assert float(sent(settings, arrays, cases.with_cases(one), noise=None).norm()) < 20  # nothing clips it there

@@ -11,9 +11,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedmedgen.composition import compose
 from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.data.crafted import crafted
 from fedmedgen.federation import local_round
 from fedmedgen.federation.local_round import LocalRound
 from fedmedgen.federation.plan import GENERATOR, Stage
+from fedmedgen.privacy.canaries import OVERSIZE
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import Rows, make_engine
 from fedmedgen.privacy.randomness import Stream
@@ -157,3 +159,17 @@ def test_the_engine_and_precision_of_the_settings_are_those_that_run(monkeypatch
     monkeypatch.setattr(local_round, "make_engine", note)
     run(settings("privacy.engine=opacus", "privacy.precision=bf16"), people(3), noise=1.0, steps=1)
     assert made == [("opacus", "bf16")] * ROUNDS
+
+
+def test_crafted_images_enter_oversized_before_the_clip(watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: list[float] = []
+
+    def summed(patients: Sequence[Rows], _clip_norm: float) -> list[Tensor]:
+        weights.extend(float(rows["weight"].max()) for rows in patients)
+        return [torch.zeros(parameter.shape, dtype=torch.float64) for parameter in watching.parameters]
+
+    monkeypatch.setattr(watching, "clipped_sum", summed)
+    made_up = crafted(1, seed=0, num_classes=3, size=(8, 8))
+    cases = CaseSet((*people(3).cases, *made_up), classes=people(3).classes)
+    run(settings(), cases, noise=1.0, rate=1.0, steps=1)
+    assert weights == [1.0, 1.0, 1.0, OVERSIZE] * ROUNDS

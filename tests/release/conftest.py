@@ -56,7 +56,7 @@ def write_audit(run: Path, site: str, **changes: Any) -> None:
         "claim": {"epsilon": result["sites"][site]["epsilon_run"], "delta": DELTA, "unit": "patient"},
         "membership": {
             "loss": {
-                "auc": 0.53, "tpr_at_1pct_fpr": None, "ci": {"auc": [0.47, 0.58], "tpr": None},
+                "auc": 0.53, "tpr_at_1pct_fpr": None, "ci": {"auc": [0.47, 0.58]},
                 "members": 100, "holdout": 100,
             }
         },
