@@ -9,7 +9,7 @@ import pytest
 
 from simulations.campaigns import accounts, intruders
 from simulations.campaigns.deployment import Deployment, wait_for
-from simulations.campaigns.faults import spoil_checkpoint
+from simulations.campaigns.faults import kill_alone, spoil_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,13 @@ def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoil
     assert set(result["sites"]) == {"north", "south"}
     assert result["backend"] == "deployment"
     assert (Path(record.out) / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["server", "north"])
+def test_serve_or_join_killed_alone_leaves_nothing_and_starts_again(deployment: Deployment, name: str) -> None:
+    kill_alone(deployment, name)
+    deployment.start(name)
+    deployment.wait_until_online("north", "south")
 
 
 def test_every_intruder_is_refused_and_written_down(deployment: Deployment) -> None:
