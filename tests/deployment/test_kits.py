@@ -97,7 +97,9 @@ def test_what_the_project_leaves_open_a_person_at_the_site_must_fill_in(out: Pat
         SitePolicy.read(out / "sites" / "south" / "policy.yaml")
 
 
-@pytest.mark.parametrize("patients", [*range(1, 30), 70, 150, 400, 600, 999, 12_345, 99_999, 200_000, 1_000_000, 7_654_321])
+@pytest.mark.parametrize(
+    "patients", [*range(1, 30), 70, 150, 400, 600, 999, 12_345, 99_999, 200_000, 1_000_000, 7_654_321]
+)
 def test_the_policy_of_a_kit_is_accepted_whatever_the_number_of_patients(tmp_path: Path, patients: int) -> None:
     site = SiteProject(name="north", patients_declared=patients)
     (tmp_path / "authority").mkdir()
