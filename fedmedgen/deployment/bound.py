@@ -1,7 +1,7 @@
-"""Becomes another program that ends with the process that started it, however that ends (Linux; elsewhere it just runs).
+"""Becomes another program, which ends when the process that started it does. Linux; elsewhere it just runs.
 
-Run by its path before the program: `python -I -S bound.py PARENT PROGRAM [word ...]`. The kernel sends the signal when the
-thread that started the program is gone, so that thread must live as long as the program does.
+Run by its path before the program: `python -I -S bound.py PARENT PROGRAM [word ...]`. The kernel sends the signal when
+the thread that started the program is gone, so that thread must live as long as the program does.
 
 **Source** prctl(2), PR_SET_PDEATHSIG: it survives execve.
 """

@@ -81,7 +81,7 @@ class Studies:
         waiting = next((record for record in records if record.status == "waiting"), None)
         if running is not None:
             self._see_to(running)
-        elif waiting is not None and not 0 < waiting.not_before - time.time() <= LONGEST_WAIT:  # clocks are set back
+        elif waiting is not None and not 0 < waiting.not_before - time.time() <= LONGEST_WAIT:  # a clock set back
             self._begin(waiting)
 
     def _begin(self, record: StudyRecord) -> None:
