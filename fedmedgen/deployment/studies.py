@@ -134,7 +134,7 @@ def read(path: Path) -> StudyRecord:
         return StudyRecord(**{**known, "overrides": tuple(known["overrides"])})
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(
-            f"the record of a study at {path} can't be read ({type(error).__name__}: {error}): hand the study over again"
+            f"a study's record at {path} can't be read ({type(error).__name__}: {error}): hand the study over again"
         ) from error
 
 
