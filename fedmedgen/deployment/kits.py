@@ -18,7 +18,7 @@ import yaml
 
 import fedmedgen
 from fedmedgen.deployment import certificates, templates
-from fedmedgen.deployment.project import Project, ServerConfig, SiteProject
+from fedmedgen.deployment.project import Project, ServerConfig, SiteConfig, SiteProject
 from fedmedgen.errors import RunError, SettingsError
 
 PLACE_OF_DATA = "/path/to/the/radiographs"
@@ -118,6 +118,7 @@ def _server_texts(project: Project, server: Path, bundle: str, ends: Any, author
         _filled(
             templates.SERVER_README, project=project.name, port=project.server.port, ends=ends, bundle=bundle,
             renew=certificates.RENEW_DAYS, authority_ends=authority_ends,
+            health=_filled(templates.HEALTH, port=ServerConfig.health_port),
         )
     )  # fmt: skip
     _starters(server, project.name, "serve server.yaml", "server", [f"{project.server.port}:{project.server.port}"])
@@ -143,7 +144,11 @@ def _site(project: Project, site: SiteProject, out: Path, done: Provisioned) -> 
         lifetime_delta=_largest_delta(declared) if declared else "",
     )  # fmt: skip
     _write_new(kit / "policy.yaml", policy)
-    (kit / "README.md").write_text(_filled(templates.SITE_README, site=site.name, project=project.name, server=server))
+    readme = _filled(
+        templates.SITE_README, site=site.name, project=project.name, server=server,
+        health_port=SiteConfig.health_port, health=_filled(templates.HEALTH, port=SiteConfig.health_port),
+    )  # fmt: skip
+    (kit / "README.md").write_text(readme)
     _starters(kit, project.name, "join site.yaml", "site", [])
 
 

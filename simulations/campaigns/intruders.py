@@ -38,24 +38,24 @@ def no_key(deployment: Deployment) -> str:
 
 def wrong_key(deployment: Deployment) -> str:
     """A key that nobody has registered."""
-    return _activate(deployment, certificates.new_key())
+    return activate(deployment, certificates.new_key())
 
 
 def stolen_name(deployment: Deployment) -> str:
     """A registered site's public key, signed by another private key."""
     own, other = site_key(deployment, deployment.sites[0]), certificates.new_key()
-    return _activate(deployment, own, signed_by=other)
+    return activate(deployment, own, signed_by=other)
 
 
 def revoked_key(deployment: Deployment) -> str:
     """The key of a site that has been revoked: the last one."""
-    return _activate(deployment, site_key(deployment, deployment.sites[-1]))
+    return activate(deployment, site_key(deployment, deployment.sites[-1]))
 
 
 def replay(deployment: Deployment) -> str:
     """A registered site's signed words, recorded a quarter of an hour ago."""
     old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=15)
-    return _activate(deployment, site_key(deployment, deployment.sites[0]), at=old)
+    return activate(deployment, site_key(deployment, deployment.sites[0]), at=old)
 
 
 def fresh_replay(deployment: Deployment) -> str:
@@ -185,7 +185,7 @@ EXPIRED = "certificate has expired"
 
 def good_site(deployment: Deployment) -> str:
     """What the last site hears before it is revoked, without which the refusals would show nothing."""
-    return _activate(deployment, site_key(deployment, deployment.sites[-1]))
+    return activate(deployment, site_key(deployment, deployment.sites[-1]))
 
 
 def site_key(deployment: Deployment, site: str) -> Key:
@@ -194,7 +194,7 @@ def site_key(deployment: Deployment, site: str) -> Key:
     return key  # type: ignore[no-any-return]
 
 
-def _activate(
+def activate(
     deployment: Deployment, key: Key, *, signed_by: Key | None = None, at: datetime.datetime | None = None
 ) -> str:
     """Ask to be taken for the site of a key, as Flower's SuperNode does."""

@@ -56,8 +56,20 @@ def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoil
     assert (Path(record.out) / "report.html").is_file()
 
 
+def test_the_key_that_replaces_a_lost_one_is_registered_in_its_place(deployment: Deployment) -> None:
+    def node() -> str:
+        known = json.loads((Path(deployment.server.state) / "members.json").read_text())
+        return str(known.get("west", {}).get("node", ""))
+
+    lost, before = intruders.site_key(deployment, "west"), node()
+    (deployment.kit("west") / "site.key").unlink()
+    deployment.command("provision", "project.yaml", "--out", "kits")
+    wait_for(lambda: node() not in ("", before), 120, "the new key's registration")
+    assert intruders.activate(deployment, lost).startswith("refused: 412")
+
+
 def test_every_intruder_but_a_fresh_replay_is_refused_and_written_down(deployment: Deployment) -> None:
-    assert intruders.good_site(deployment) == "let in"
+    assert intruders.good_site(deployment) == "let in"  # west, with the key that replaced another
     (deployment.kit("server") / "sites" / "west.pub").unlink()
     wait_for(lambda: "west" not in deployment.health("server").get("sites", {"west": ""}), 120, "the revocation")
     for name, (attempt, heard) in intruders.INTRUDERS.items():

@@ -89,7 +89,11 @@ def test_a_kit_is_read_by_the_commands_that_it_names(out: Path) -> None:
         assert {"README.md", "start.sh", "compose.yaml"} <= names
         assert any(name.endswith(".service") for name in names)
         assert yaml.safe_load((out / kit / "compose.yaml").read_text())["services"]
-        assert "$" not in (out / kit / "README.md").read_text()
+        readme = (out / kit / "README.md").read_text()
+        assert "$" not in readme.replace('"$(id -u)" "$(id -g)"', "")
+        assert r"""printf 'UID=%s\nGID=%s\n' "$(id -u)" "$(id -g)" > .env""" in readme
+        assert f"curl http://127.0.0.1:{8444 if kit == 'server' else 8445}/health" in readme
+        assert f"docker compose exec {kit.split('/')[0].removesuffix('s')} python -c" in readme
 
 
 def test_what_the_project_leaves_open_a_person_at_the_site_must_fill_in(out: Path) -> None:
