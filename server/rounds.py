@@ -169,9 +169,11 @@ class _AfterRound:
 
     def note(self, number: int) -> None:
         """One row for each site's part in a round."""
-        epsilon = self.rounds.epsilon_after(self.stage, number)
+        epsilon, timed = self.rounds.epsilon_after(self.stage, number), self.rounds.store.settings.simulated
         self.rounds.rows += [
-            _row(self.stage.name, number, outcome, self.strategy, epsilon) for outcome in self.strategy.outcomes
+            _row(self.stage.name, number, outcome, self.strategy, epsilon)
+            | ({} if timed else {"seconds": ""})  # how long a real site takes may depend on its patients
+            for outcome in self.strategy.outcomes
         ]
 
 

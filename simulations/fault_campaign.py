@@ -27,7 +27,7 @@ FAULTS_A_STUDY = 5
 ROUNDS = 2 * FAULTS_A_STUDY + 2  # a cheat takes two
 LONGEST_DELAY = 15.0  # seconds after a round has begun
 HANG_SECONDS = 1800.0
-WRONGS = ("spends lost", "epsilon under-reported", "unlisted data sent")
+WRONGS = tuple(accounts.HOW)
 Row = dict[str, Any]
 COLUMNS = (
     "commit", "seed", "study", "fault", "kind", "how", "round", "seconds_to_next_round",
@@ -150,6 +150,10 @@ def page(rows: Sequence[Row], command: str) -> list[str]:
         *[f"| {kind} | {sum(int(row[kind]) for row in studies)} |" for kind in WRONGS],
         f"| hangs | {sum(int(row['hangs']) for row in rows)} |",
         f"| processes left behind when told to stop, or ended by a fault | {left} |",
+        "",
+        "What the counts rest on:",
+        "",
+        *[f"- {kind}: {how}" for kind, how in accounts.HOW.items()],
         "",
         "Seconds from the fault (its own minute, where it lasts one, included) to the end of the next round:",
         "",

@@ -16,6 +16,7 @@ from simulations.ledger_campaign import commit
 
 SITES = ("north", "west")
 LOG_SECONDS = 2.0
+UNNOTED = ("at the caller, which turned away: the server never heard of it", "nothing: it is not refused")
 
 
 def tried(folder: Path) -> list[str]:
@@ -40,7 +41,7 @@ def _line(deployment: Deployment, name: str) -> str:
     time.sleep(LOG_SECONDS)
     noted = [f"{line['path']} {line['why']}".strip() for line in deployment.security("server")[before:]]
     about = " ".join((attempt.__doc__ or "").split())
-    where = "; ".join(dict.fromkeys(noted)) or "at the caller, which turned away: the server never heard of it"
+    where = "; ".join(dict.fromkeys(noted)) or UNNOTED[name in intruders.NOT_REFUSED]
     return f"| {name}: {about} | {heard} | {where} |"
 
 
@@ -57,6 +58,8 @@ def main() -> None:
         "",
         f"- {datetime.date.today()}, commit {commit()}, {platform.machine()}; callers have another address",
         "- the same calls are a test: `tests/deployment/test_deployment.py`",
+        "- **let in: fresh replay.** Flower 1.41 has a site sign the time alone, and takes such words for 305 s with",
+        "  any body. They cross no line in the open: who has them is inside TLS, at the server or the site",
         "",
         "| who | what they heard | what the server's security log says |",
         "| --- | --- | --- |",

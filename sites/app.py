@@ -46,7 +46,7 @@ class SiteApp(ClientApp):
             messages.check_asked(message.content, message.metadata.message_type)
             answer = super().__call__(message, context)
             messages.check_answer(answer.content)
-            log.sent(answer)
+            log.sent(message, answer)
         except Exception as error:
             logger.error("the request was not carried out", exc_info=error)
             with suppress(OSError):

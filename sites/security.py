@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message
 
 from fedmedgen.deployment import security_log
 from fedmedgen.deployment.guard import BUNDLE
-from fedmedgen.federation import records
+from fedmedgen.federation import messages, records
 from fedmedgen.federation.policy import SitePolicy
 from sites.opening import POLICY, in_simulation
 
@@ -44,8 +44,8 @@ class SecurityLog:
         """Why a request was not carried out; the reason stays here."""
         self._note("refused", what="request", why=f"{type(error).__name__}: {error}")
 
-    def sent(self, answer: Message) -> None:
-        """What leaves: every word, and of arrays their number, size and hash."""
+    def sent(self, message: Message, answer: Message) -> None:
+        """What leaves: every word, of arrays their number, size and hash, and the request's hash as in the ledger."""
         content = answer.content
         words: dict[str, Any] = {}
         for found in (content.config_records, content.metric_records):
@@ -55,7 +55,8 @@ class SecurityLog:
         for array in arrays:
             digest.update(array.data)
         size = sum(len(array.data) for array in arrays)
-        self._note("sent", words=words, arrays=len(arrays), bytes=size, sha256=digest.hexdigest())
+        asked = {"request": messages.unpack_request(message.content).digest} if arrays else {}
+        self._note("sent", words=words, arrays=len(arrays), bytes=size, sha256=digest.hexdigest(), **asked)
 
     def _note(self, event: str, **words: object) -> None:
         if self.folder is not None:

@@ -62,3 +62,9 @@ def test_the_bundle_holds_every_module_and_every_study(bundle: Path) -> None:
         for path in (ROOT / room).rglob(pattern)
     }
     assert wanted <= inside
+
+
+def test_the_projects_people_are_told_to_install_the_clone_before_anything_that_a_wheel_lacks() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    assert "pip install .`" not in page
+    assert page.index("pip install -e .") < page.index("fedmedgen simulate") < page.index("fedmedgen provision")

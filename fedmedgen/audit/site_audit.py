@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,15 +76,14 @@ def audit(run: Path, site: str, *, real: Path | None = None, policy: Path | None
     synthetic = _synthetic(run, settings)
     if len(others) and synthetic is not None:
         found["copies"] = copies.copies(synthetic, members, others, seed=settings.seed)
-        copies.draw_nearest(synthetic, members, folder / "nearest.png")
-        _keep(folder / "nearest.png")
+        copies.draw_nearest(synthetic, members, _kept(folder / "nearest.png"))
     found["hashes"] = fingerprint(run, site, ledger=Path(own.ledger_path) if policy else None)
     found["verdict"] = verdict(found, settings.gate)
     found["at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found["version"] = __version__
     public = own.simulation and (settings.data.public or not settings.data.root)  # never the server's word
     told = leaving(found, public=public, gate=settings.gate)
-    return Audited(found, _keep(_write(folder / "audit.json", found)), _write(run / "audits" / f"{site}.json", told))
+    return Audited(found, _write(_kept(folder / "audit.json"), found), _write(run / "audits" / f"{site}.json", told))
 
 
 def _read(run: Path) -> tuple[Settings, dict[str, Any]]:
@@ -188,7 +188,9 @@ def _write(path: Path, found: Mapping[str, Any]) -> Path:
     return path
 
 
-def _keep(path: Path) -> Path:
-    """Readable by its owner alone: it was measured on patients."""
-    path.chmod(0o600)
+def _kept(path: Path) -> Path:
+    """An empty file to write to, its owner's alone from the start: what comes is measured on patients."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # whoever has an older one open reads nothing of this one
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     return path

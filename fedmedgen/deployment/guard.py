@@ -47,9 +47,12 @@ def check_bundle(content: bytes, policy: Path) -> str:
 def note_refused(folder: Path, digest: str) -> None:
     """A line in the site's security log, in the form of `security_log`."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    line = {"time": now, "event": "refused", "what": "bundle", "sha256": digest}
-    with suppress(OSError), (folder / "security.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    line = json.dumps({"time": now, "event": "refused", "what": "bundle", "sha256": digest}) + "\n"
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "security.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "ab") as file:
+            file.write(line.encode())
 
 
 def guard(runtime: Any, policy: Path, folder: Path) -> None:

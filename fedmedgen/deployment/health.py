@@ -13,6 +13,13 @@ State = Callable[[], Mapping[str, Any]]
 """What there is to say; `ok` decides the status."""
 
 
+def _said(state: State) -> Mapping[str, Any]:
+    try:
+        return state()
+    except Exception as error:  # no answer at all would say less
+        return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+
 @contextmanager
 def serving(port: int, state: State) -> Iterator[None]:
     """Answer GET /health on 127.0.0.1 meanwhile.
@@ -25,7 +32,7 @@ def serving(port: int, state: State) -> Iterator[None]:
             if self.path != "/health":
                 self.send_error(404)
                 return
-            said = state()
+            said = _said(state)
             body = json.dumps(said, default=str).encode()
             self.send_response(200 if said.get("ok") else 503)
             self.send_header("Content-Type", "application/json")

@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Context, Decimal
 from hashlib import sha256
 from pathlib import Path
 from string import Template
@@ -17,7 +18,7 @@ import yaml
 
 import fedmedgen
 from fedmedgen.deployment import certificates, templates
-from fedmedgen.deployment.project import Project, ServerConfig, SiteProject
+from fedmedgen.deployment.project import Project, ServerConfig, SiteConfig, SiteProject
 from fedmedgen.errors import RunError, SettingsError
 
 PLACE_OF_DATA = "/path/to/the/radiographs"
@@ -87,18 +88,26 @@ def _server_certificate(
     known = server / "server.crt"
     if known.is_file():
         old = certificates.read_certificate(known)
-        due = certificates.days_left(old) < certificates.RENEW_DAYS
+        due = certificates.days_left(old) < certificates.RENEW_DAYS or not _fits(server / "server.key", old)
         if not (due or renew or set(project.server.names) - certificates.names_of(old)):
             return old.not_valid_after_utc.date()
-        (server / "server.key").unlink()
         done.renewed.append("the server's certificate")
     else:
         done.made.append("the server's kit")
-    key = certificates.new_key()
-    certificates.write_key(server / "server.key", key)
+    key, fresh = certificates.new_key(), (server / "server.key.new", server / "server.crt.new")
     new = certificates.for_server(key, project.server.names, project.server.days, by)
-    certificates.write_certificate(known, new)
+    fresh[0].unlink(missing_ok=True)  # a crash left it
+    certificates.write_key(fresh[0], key)
+    certificates.write_certificate(fresh[1], new)
+    for path in fresh:
+        path.replace(path.with_suffix(""))
     return new.not_valid_after_utc.date()
+
+
+def _fits(path: Path, certificate: Any) -> bool:
+    """Whether a private key is the certificate's: a crash between the two files leaves one that isn't."""
+    known: bool = path.is_file() and certificates.read_key(path).public_key() == certificate.public_key()
+    return known
 
 
 def _server_texts(project: Project, server: Path, bundle: str, ends: Any, authority_ends: Any) -> None:
@@ -109,6 +118,7 @@ def _server_texts(project: Project, server: Path, bundle: str, ends: Any, author
         _filled(
             templates.SERVER_README, project=project.name, port=project.server.port, ends=ends, bundle=bundle,
             renew=certificates.RENEW_DAYS, authority_ends=authority_ends,
+            health=_filled(templates.HEALTH, port=ServerConfig.health_port),
         )
     )  # fmt: skip
     _starters(server, project.name, "serve server.yaml", "server", [f"{project.server.port}:{project.server.port}"])
@@ -131,11 +141,20 @@ def _site(project: Project, site: SiteProject, out: Path, done: Provisioned) -> 
         templates.POLICY, site=site.name, data_root=site.data_root or PLACE_OF_DATA, data_layout=site.data_layout,
         patients_declared=declared or "", labelled_declared=site.labelled_declared,
         lifetime_epsilon=f"{site.lifetime_epsilon:g}", bundle=done.bundle,
-        lifetime_delta=f"{1 / (10 * declared):.6f}" if declared else "",
+        lifetime_delta=_largest_delta(declared) if declared else "",
     )  # fmt: skip
     _write_new(kit / "policy.yaml", policy)
-    (kit / "README.md").write_text(_filled(templates.SITE_README, site=site.name, project=project.name, server=server))
+    readme = _filled(
+        templates.SITE_README, site=site.name, project=project.name, server=server,
+        health_port=SiteConfig.health_port, health=_filled(templates.HEALTH, port=SiteConfig.health_port),
+    )  # fmt: skip
+    (kit / "README.md").write_text(readme)
     _starters(kit, project.name, "join site.yaml", "site", [])
+
+
+def _largest_delta(declared: int) -> str:
+    """One tenth of 1 / patients_declared in six digits, rounded down: a policy refuses any more."""
+    return f"{Context(prec=6, rounding=ROUND_FLOOR).divide(Decimal(1), Decimal(10 * declared)):f}"
 
 
 def _revoke(project: Project, server: Path, done: Provisioned) -> None:

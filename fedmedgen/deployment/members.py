@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ class Members:
 
     def __post_init__(self) -> None:
         if self.file.is_file():
-            self.known = json.loads(self.file.read_text())
+            self.known = _read(self.file)
 
     def keep(self) -> None:
         """Register keys that are new, unregister those that are gone or replaced."""
@@ -60,5 +61,20 @@ class Members:
 
     def _write(self) -> None:
         draft = self.file.with_suffix(".draft")
-        draft.write_text(json.dumps(self.known, indent=1))
+        with draft.open("w") as file:
+            file.write(json.dumps(self.known, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(self.file)
+
+
+def _read(file: Path) -> dict[str, dict[str, str]]:
+    """**Raises** `RunError` where it is damaged: Flower would then refuse to register keys that it knows."""
+    try:
+        known = json.loads(file.read_text())
+        return {name: {"node": str(int(one["node"])), "key": str(one["key"])} for name, one in known.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{file} is damaged ({error}): delete it and superlink.db beside it, then serve again; all sites are "
+            "registered anew, and studies go on from their checkpoints"
+        ) from error

@@ -82,9 +82,10 @@ def _units(cases: CaseSet, policy: SitePolicy) -> int:
 def _budget(policy: SitePolicy) -> Found:
     require_made(policy.ledger_path, key_path=policy.key_path, head_path=policy.head_path)
     spending = spending_in(policy.ledger_path, key=load_key(policy.key_path), head_path=policy.head_path)
-    left = policy.lifetime_epsilon - spending.epsilon
+    left, left_delta = policy.lifetime_epsilon - spending.epsilon, policy.lifetime_delta - spending.delta
     words = f"epsilon {left:.4g} left of {policy.lifetime_epsilon:g}"
-    if left <= 0 or spending.closed:
+    words += f", delta {left_delta:.4g} of {policy.lifetime_delta:g}"
+    if min(left, left_delta) <= 0 or spending.closed:
         return Found("budget", "not ready", f"{words}: nothing can be asked any more")
     return Found("budget", "ok", words)
 

@@ -1,7 +1,9 @@
 """Processes and their descendants: started again with back-off, logged to file and screen, and ended together."""
 
 import logging
+import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +13,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import psutil
+
+from fedmedgen.deployment import bound
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +68,11 @@ class Program:
     folder: Path
     environment: Mapping[str, str]
 
+    @property
+    def bound(self) -> list[str]:
+        """The words that start it so that it ends when this process does, even by SIGKILL: see `bound`."""
+        return [sys.executable, "-I", "-S", bound.__file__, str(os.getpid()), *self.words]
+
 
 class Kept:
     """A program that is started again whenever it ends by itself, later and later, until it is told to stop."""
@@ -109,13 +118,15 @@ class Kept:
     def _run_once(self) -> int:
         try:
             self._process = subprocess.Popen(
-                list(self.program.words), cwd=self.program.folder, env=dict(self.program.environment), text=True,
+                self.program.bound, cwd=self.program.folder, env=dict(self.program.environment), text=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
             )  # fmt: skip
         except OSError as error:
             self._log.error("%s can't be started: %s", self.program.words[0], error)
             return 127
         self._family, self.status = Family(psutil.Process(self._process.pid)), "running"
+        if self._stop.is_set():  # stop() may have looked before there was a family
+            self._family.end()
         self.started.set()
         watch = threading.Thread(target=self._copy, args=(self._process,), daemon=True)
         watch.start()

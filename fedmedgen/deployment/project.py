@@ -80,12 +80,14 @@ class ServerConfig:
     restart_seconds: float = 1.0  # before the first restart; doubled up to restart_longest
     restart_longest: float = 60.0
     attempts: int = 5  # to go on with a study that failed without getting a round further
+    attempt_seconds: float = 10.0  # before the second; doubled each time
 
     def __post_init__(self) -> None:
         _port("port", self.port)
         _port("health_port", self.health_port)
         _waits(self.restart_seconds, self.restart_longest)
         require(self.attempts >= 1, "attempts", self.attempts, "at least 1")
+        require(self.attempt_seconds >= 0, "attempt_seconds", self.attempt_seconds, "at least 0")
 
     @classmethod
     def read(cls, path: Path) -> "ServerConfig":

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 
 NAME = "security.jsonl"
+BEFORE = "security.jsonl.1"
+MOST_BYTES = 20_000_000  # of a file that strangers can make grow
 
 
 def note(folder: Path, event: str, **words: object) -> None:
@@ -21,3 +23,11 @@ def note(folder: Path, event: str, **words: object) -> None:
         os.write(handle, line.encode())
     finally:
         os.close(handle)
+
+
+def note_bounded(folder: Path, event: str, **words: object) -> None:
+    """As `note`, where anybody may cause a line: the file before is kept, older ones go. For one process alone."""
+    path = folder / NAME
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        path.replace(folder / BEFORE)
+    note(folder, event, **words)

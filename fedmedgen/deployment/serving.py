@@ -35,7 +35,10 @@ class Server:
         self.state.mkdir(parents=True, exist_ok=True)
         self.cli = FlowerCli(self.state / "flower", config.port, Path(config.ca))
         self.members = Members(Path(config.sites), self.state / "members.json", self.cli)
-        self.studies = Studies(studies_folder(config), Path(config.app), self.members.file, self.cli, config.attempts)
+        self.studies = Studies(
+            studies_folder(config), Path(config.app), self.members.file, self.cli, config.attempts,
+            config.attempt_seconds,
+        )  # fmt: skip
         first, longest = config.restart_seconds, config.restart_longest
         self.link = Kept(self._program(), self.state / "logs" / "superlink.log", first=first, longest=longest)
         self.healthy = False
@@ -64,7 +67,7 @@ class Server:
             "superlink": "running" if running else self.link.status,
             "restarts": self.link.restarts,
             "sites": {name: "online" if name in self.members.online else "away" for name in self.members.known},
-            "studies": {record.name: record.status for record in self.studies.all()},
+            "studies": self.studies.said(),
             "certificate_days_left": days,
         }
 
@@ -82,8 +85,10 @@ class Server:
             if looked >= LOOK_SECONDS or not self.members.online:
                 self.members.look()
                 looked = 0.0
-        except (FedmedgenError, OSError, ValueError) as error:
+        except FedmedgenError as error:
             logger.error("%s", error)
+        except Exception:  # whatever lies in the state folder, sites and other studies go on
+            logger.exception("this look at sites and studies failed; the next follows")
         return looked
 
     def _answers(self) -> bool:

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def _last_line(path: Path) -> Any:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().splitlines()
-    return json.loads(lines[-1]) if lines else None
+    with suppress(ValueError):  # a full disk cuts a line short
+        return json.loads(lines[-1]) if lines else None
+    return lines[-1].decode(errors="replace")
 
 
 def _free_port() -> int:

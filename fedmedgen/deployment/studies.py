@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import time
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ from fedmedgen.errors import RunError
 logger = logging.getLogger(__name__)
 
 ASK_SECONDS = 20.0  # between questions to Flower, each a process
+LONGEST_WAIT = 600.0  # before a study that failed is tried again
 Status = Literal["waiting", "running", "completed", "failed"]
 ENDED = ("completed", "failed")
 
@@ -30,6 +32,7 @@ class StudyRecord:
     since: float = 0.0  # when that began
     attempts: int = 0  # that got no round further
     reached: str = ""  # the last checkpoint when it began
+    not_before: float = 0.0  # when it may be tried again
     reason: str = ""
     submitted: float = 0.0
     bundle: str = ""
@@ -44,11 +47,26 @@ class Studies:
     members: Path
     cli: FlowerCli
     most_attempts: int
+    first_wait: float = 10.0  # seconds before a study that failed is tried again; doubled each time
     asked: float = 0.0
+    damaged: tuple[str, ...] = ()  # names of studies whose records can't be read
 
     def all(self) -> list[StudyRecord]:
-        found = [read(path) for path in self.folder.glob("*.json")]
+        """Every record that can be read; a damaged one stops no other study."""
+        found, damaged = [], []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                found.append(read(path))
+            except RunError as error:
+                damaged.append(path.stem)
+                if path.stem not in self.damaged:
+                    logger.error("%s", error)
+        self.damaged = tuple(damaged)
         return sorted(found, key=lambda record: (record.submitted, record.name))
+
+    def said(self) -> dict[str, str]:
+        """Each study's status, in a word."""
+        return {record.name: record.status for record in self.all()} | dict.fromkeys(self.damaged, "damaged")
 
     def interrupted(self) -> None:
         """The SuperLink has started afresh: what ran on it has ended there, and goes on from its checkpoint."""
@@ -63,7 +81,7 @@ class Studies:
         waiting = next((record for record in records if record.status == "waiting"), None)
         if running is not None:
             self._see_to(running)
-        elif waiting is not None:
+        elif waiting is not None and not 0 < waiting.not_before - time.time() <= LONGEST_WAIT:  # a clock set back
             self._begin(waiting)
 
     def _begin(self, record: StudyRecord) -> None:
@@ -100,33 +118,42 @@ class Studies:
 
     def _again(self, record: StudyRecord, reason: str, *, counts: bool) -> None:
         """Put a study that was cut off back in line, unless it has been tried often enough without getting further."""
-        further = _reached(Path(record.out)) != record.reached
+        further = _reached(Path(record.out)) not in ("", record.reached)
         attempts = 0 if further else record.attempts + counts
         status: Status = "failed" if attempts >= self.most_attempts else "waiting"
-        write(self.folder, replace(record, status=status, attempts=attempts, reason=reason))
+        wait = min(self.first_wait * 2 ** (attempts - 1), LONGEST_WAIT) if counts and attempts else 0.0
+        again = replace(record, status=status, attempts=attempts, reason=reason, not_before=time.time() + wait)
+        write(self.folder, again)
         logger.warning("study %s was cut off (%s): %s", record.name, reason[:300], status)
 
 
 def read(path: Path) -> StudyRecord:
-    known: dict[str, Any] = json.loads(path.read_text())
-    return StudyRecord(**{**known, "overrides": tuple(known["overrides"])})
+    """**Raises** `RunError` where the record is damaged."""
+    try:
+        known: dict[str, Any] = json.loads(path.read_text())
+        return StudyRecord(**{**known, "overrides": tuple(known["overrides"])})
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"a study's record at {path} can't be read ({type(error).__name__}: {error}): hand the study over again"
+        ) from error
 
 
 def write(folder: Path, record: StudyRecord) -> None:
-    """Replace a study's record as a whole."""
+    """Replace a study's record as a whole; it is on the disk before this returns."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.name}.json"
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(record), indent=1))
+    with draft.open("w") as file:
+        file.write(json.dumps(asdict(record), indent=1))
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 
 def _reached(out: Path) -> str:
-    path = out / "checkpoint.json"
-    if not path.is_file():
-        return ""
-    known = json.loads(path.read_text())
-    return f"{known['stage']} {known['round']}"
+    """The last checkpoint in words; nothing where there is none, or one that can't be read."""
+    known = _object_in(out / "checkpoint.json")
+    return f"{known['stage']} {known['round']}" if {"stage", "round"} <= known.keys() else ""
 
 
 def progress_of(record: StudyRecord) -> str:
@@ -141,4 +168,13 @@ def _progress(out: Path, *, since: float) -> dict[str, Any]:
     path = out / "progress.json"
     if not path.is_file() or path.stat().st_mtime < since:
         return {}
-    return dict(json.loads(path.read_text()))
+    return _object_in(path)
+
+
+def _object_in(path: Path) -> dict[str, Any]:
+    """A JSON file's object; an empty one where there is none, whatever lies there instead."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -52,7 +52,7 @@ class Doorman:
         await send(message)
 
     def _note(self, scope: Scope, why: str) -> None:
-        security_log.note(self.folder, "refused", peer=_peer(scope), path=scope["path"], why=why)
+        security_log.note_bounded(self.folder, "refused", peer=_peer(scope), path=scope["path"], why=why)
 
 
 def _may_pass(scope: Scope) -> bool:
@@ -89,7 +89,7 @@ def note_failed_handshakes(folder: Path) -> None:
     def watched(self: Any, error: BaseException | None) -> None:
         if error is not None:
             peer = (self._transport.get_extra_info("peername") or ("unknown",))[0] if self._transport else "unknown"
-            security_log.note(folder, "refused", peer=str(peer), path="", why=f"no TLS: {error}")
+            security_log.note_bounded(folder, "refused", peer=str(peer), path="", why=f"no TLS: {error}")
         inner(self, error)
 
     protocol._on_handshake_complete = watched

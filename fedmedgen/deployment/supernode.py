@@ -41,7 +41,7 @@ def started(policy: Path, options: Sequence[str]) -> Iterator[subprocess.Popen[b
     **Raises** as `prepared`.
     """
     with prepared(policy, options) as program:
-        process = subprocess.Popen(list(program.words), env=dict(program.environment), cwd=program.folder)
+        process = subprocess.Popen(program.bound, env=dict(program.environment), cwd=program.folder)
         try:
             yield process
         finally:

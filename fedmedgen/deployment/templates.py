@@ -66,7 +66,7 @@ services:
     image: fedmedgen:$version
     command: ["fedmedgen", $words]
     working_dir: /kit
-    user: "$${UID:-1000}:$${GID:-1000}"
+    user: "$${UID:-1000}:$${GID:-1000}"  # the kit's owner: README.md
     restart: always
     init: true
     read_only: true
@@ -89,7 +89,12 @@ all the same, and `../authority/` on none that is online: who has `ca.key` can p
 3. `curl http://127.0.0.1:8444/health` says whether it runs, which sites are there and how studies go.
 4. `fedmedgen submit study.yaml`: edit the file first. A server that was killed goes on with its studies by
    itself.
-5. Logs: `state/logs`. Refused callers: `state/security.jsonl`. Results: `runs/NAME`.
+5. Logs: `state/logs`. Refused callers: `state/security.jsonl`. Results: `runs/NAME`. A study that failed goes on from
+   its last round if its very file is submitted again.
+
+With `compose.yaml`, the container's user must be who owns this folder; compose isn't told by the shell. Once:
+`printf 'UID=%s\\nGID=%s\\n' "$$(id -u)" "$$(id -g)" > .env`, then `docker compose up -d`. Step 3 is asked inside:
+`docker compose exec server $health`
 
 **A site more**: add it to the project's file and run `fedmedgen provision` again; hand over its kit and copy
 `sites/NAME.pub` here.
@@ -106,7 +111,7 @@ SITE_README = """\
 
 Your radiographs stay on this machine. What leaves it are sums with noise, and the public words and figures of
 `policy.yaml`. `site.key` is yours alone: whoever has it can pretend to be you. If it gets lost, tell the
-server's people: they revoke it.
+server's people: they revoke it, and hand you a new one. The ledger stays as it is.
 
 1. Install fedmedgen in a virtual environment: `pip install PATH/TO/fedmedgen`.
 2. Edit `policy.yaml`: where the radiographs are, how many patients you declare, the lifetime budget. It is
@@ -117,11 +122,18 @@ server's people: they revoke it.
 5. `fedmedgen join site.yaml` (or `start.sh`, `fedmedgen-site.service`, `compose.yaml`). It connects out to
    $server; no port needs to be opened. It may be stopped at any time and comes back into the next round.
 6. `fedmedgen ledger show ledger/ledger.jsonl` says what has been spent. `ledger/security.jsonl` says who asked
-   for what, what was refused, and what was sent (sizes and hashes). Logs: `state/logs`.
+   for what, what was refused, and what was sent (sizes and hashes). Logs: `state/logs`. How it is:
+   `curl http://127.0.0.1:$health_port/health`
+
+With `compose.yaml`, the container's user must be who owns this folder; compose isn't told by the shell. Once:
+`printf 'UID=%s\\nGID=%s\\n' "$$(id -u)" "$$(id -g)" > .env`, then `docker compose up -d`. Name the radiographs' folder
+in its `volumes`. How it is, is asked inside: `docker compose exec site $health`
 
 The server's people can't run code of theirs here: a bundle whose SHA-256 isn't in `policy.yaml` is never
 unpacked.
 """
+
+HEALTH = """python -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:$port/health").read().decode())'"""
 
 STUDY = """\
 # fedmedgen submit study.yaml

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import psutil
+
 from fedmedgen.errors import RunError
 from simulations.campaigns.deployment import Deployment, wait_for
 
 HONEST, ROGUE, SMALL_DISK = ("north", "south"), "west", "south"
 SITES = (*HONEST, ROGUE)
 STOPPED_SECONDS = 60.0
+ALONE_SECONDS = 30.0
 DISK_MB = 64
 
 
@@ -48,6 +51,14 @@ def server_killed(at: Scene) -> str:
     time.sleep(away)
     at.deployment.start("server")
     return f"away {away:g} s"
+
+
+def keeper_killed(at: Scene) -> str:
+    """SIGKILL of `serve` or `join` alone: what it started must end by itself, and be out of its successor's way."""
+    name = at.coins.choice(("server", *HONEST))
+    kill_alone(at.deployment, name)
+    at.deployment.start(name)
+    return "serve" if name == "server" else f"join of {name}"
 
 
 def superlink_killed(at: Scene) -> str:
@@ -143,7 +154,24 @@ FAULTS: dict[str, Fault] = {
     "site replays an old reply": _cheating("replay"),
     "server sends another bundle": another_bundle,
     "site sends enormous weights": _cheating("enormous"),
+    "serve or join killed alone": keeper_killed,
 }
+
+
+def kill_alone(deployment: Deployment, name: str) -> None:
+    """SIGKILL of `serve` or `join` itself; returns when all that it had started has ended by itself.
+
+    **Raises** `RunError` where something goes on.
+    """
+    _, *started = deployment.family(name)
+    keeper = deployment.running.pop(name)
+    keeper.kill()
+    keeper.wait()
+
+    def ended() -> bool:
+        return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started)
+
+    wait_for(ended, ALONE_SECONDS, f"the end of all that {name} had started")
 
 
 def spoil_checkpoint(deployment: Deployment, study: str) -> None:

@@ -1,26 +1,31 @@
-"""Callers who must not get in: each tries the server's door as what it is, and is refused there and written down."""
+"""Callers who must not get in: each tries the server's door as what it is; what it hears, and who notes it, is seen."""
 
 import base64
 import datetime
 import http.client
+import json
 import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from cryptography.hazmat.primitives import serialization
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import sign_message
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from fedmedgen.deployment import certificates
 from fedmedgen.deployment.certificates import Key
-from simulations.campaigns.deployment import Deployment
+from simulations.campaigns.deployment import Deployment, environment, free_port, wait_for
 
 STRANGER = "127.0.0.2"  # another machine, as far as the server can see
 Try = Callable[[Deployment], str]
@@ -33,24 +38,36 @@ def no_key(deployment: Deployment) -> str:
 
 def wrong_key(deployment: Deployment) -> str:
     """A key that nobody has registered."""
-    return _activate(deployment, certificates.new_key())
+    return activate(deployment, certificates.new_key())
 
 
 def stolen_name(deployment: Deployment) -> str:
     """A registered site's public key, signed by another private key."""
     own, other = site_key(deployment, deployment.sites[0]), certificates.new_key()
-    return _activate(deployment, own, signed_by=other)
+    return activate(deployment, own, signed_by=other)
 
 
 def revoked_key(deployment: Deployment) -> str:
     """The key of a site that has been revoked: the last one."""
-    return _activate(deployment, site_key(deployment, deployment.sites[-1]))
+    return activate(deployment, site_key(deployment, deployment.sites[-1]))
 
 
 def replay(deployment: Deployment) -> str:
     """A registered site's signed words, recorded a quarter of an hour ago."""
     old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=15)
-    return _activate(deployment, site_key(deployment, deployment.sites[0]), at=old)
+    return activate(deployment, site_key(deployment, deployment.sites[0]), at=old)
+
+
+def fresh_replay(deployment: Deployment) -> str:
+    """A registered site's signed words, recorded two minutes ago inside TLS and sent with another body: taken."""
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=2)
+    recorded, site = _signed(site_key(deployment, deployment.sites[0]), at=then), deployment.sites[0]
+    node = int(json.loads((Path(deployment.server.state) / "members.json").read_text())[site]["node"])
+    heard = set()
+    for seconds in (30.0, 31.0):  # each word of the site's, then somebody else's
+        body = SendNodeHeartbeatRequest(node=Node(node_id=node), heartbeat_interval=seconds).SerializeToString()
+        heard.add(_answer(deployment, recorded, body=body, path="/v1/fleet/send-node-heartbeat"))
+    return "; ".join(sorted(heard))
 
 
 def plaintext(deployment: Deployment) -> str:
@@ -84,7 +101,7 @@ def results_from_outside(deployment: Deployment) -> str:
 
 
 def expired_certificate(deployment: Deployment) -> str:
-    """A server whose certificate has ended: its site must turn away. Tried on a server of its own."""
+    """A server whose certificate has ended, of its own: a caller turns away, and so does `join`, in the site's log."""
     script = (
         "import sys; from pathlib import Path; from simulations.campaigns.intruders import serve_expired; "
         "serve_expired(Path(sys.argv[1]))"
@@ -96,10 +113,34 @@ def expired_certificate(deployment: Deployment) -> str:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         context = ssl.create_default_context(cafile=str(deployment.folder / "expired-ca.crt"))
-        return _answer(deployment, {}, context=context, port=port)
+        heard = _answer(deployment, {}, context=context, port=port)
+        return f"{heard}; {_said_by_join(deployment, port)}"
     finally:
         process.kill()
         process.wait()
+
+
+def _said_by_join(deployment: Deployment, port: int) -> str:
+    """What a site's own log says when it is sent to that server.
+
+    **Raises** `RunError` where it says nothing of the certificate.
+    """
+    kit, folder = deployment.kit(deployment.sites[-1]), deployment.folder / "misled"
+    folder.mkdir()
+    config = {"site": deployment.sites[-1], "server": f"localhost:{port}", "health_port": free_port(),
+              "ca": str(deployment.folder / "expired-ca.crt"), "key": str(kit / "site.key"),
+              "policy": str(kit / "policy.yaml")}  # fmt: skip
+    (folder / "site.yaml").write_text(yaml.safe_dump(config))
+    log = folder / "state" / "logs" / "supernode.log"
+    words = [str(Path(sys.executable).with_name("fedmedgen")), "join", "site.yaml"]
+    join = subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: log.is_file() and EXPIRED in log.read_text(), 120, f"{EXPIRED!r} in the site's log")
+    finally:
+        join.terminate()
+        join.wait(60)
+    (line, *_) = [line for line in log.read_text().splitlines() if EXPIRED in line]
+    return f"the log of `join`: {line[line.index(EXPIRED) :]}"
 
 
 def serve_expired(folder: Path) -> None:
@@ -118,7 +159,10 @@ def serve_expired(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         sys.stdout.write(f"{door.getsockname()[1]}\n")
         sys.stdout.flush()
-        context.wrap_socket(door, server_side=True).accept()
+        while True:
+            caller, _ = door.accept()
+            with suppress(OSError), context.wrap_socket(caller, server_side=True):
+                pass
 
 
 INTRUDERS: dict[str, tuple[Try, str]] = {  # and the beginning of what each hears: another refusal shows nothing
@@ -127,6 +171,7 @@ INTRUDERS: dict[str, tuple[Try, str]] = {  # and the beginning of what each hear
     "another's public key": (stolen_name, "refused: 401"),
     "revoked key": (revoked_key, "refused: 412"),
     "replay": (replay, "refused: 401"),
+    "fresh replay": (fresh_replay, "let in"),  # Flower signs a time alone: good for 305 s with any body
     "plaintext": (plaintext, "refused: "),
     "wrong authority": (wrong_authority, "refused: unable to get local issuer certificate"),
     "expired certificate": (expired_certificate, "refused: certificate has expired"),
@@ -134,11 +179,13 @@ INTRUDERS: dict[str, tuple[Try, str]] = {  # and the beginning of what each hear
     "results from outside": (results_from_outside, "refused: 403"),
 }
 AT_THE_SITE = ("expired certificate",)  # refused by the caller: the real server never hears of it
+NOT_REFUSED = ("fresh replay",)  # known, and said in docs/deployment.md
+EXPIRED = "certificate has expired"
 
 
 def good_site(deployment: Deployment) -> str:
     """What the last site hears before it is revoked, without which the refusals would show nothing."""
-    return _activate(deployment, site_key(deployment, deployment.sites[-1]))
+    return activate(deployment, site_key(deployment, deployment.sites[-1]))
 
 
 def site_key(deployment: Deployment, site: str) -> Key:
@@ -147,19 +194,25 @@ def site_key(deployment: Deployment, site: str) -> Key:
     return key  # type: ignore[no-any-return]
 
 
-def _activate(
+def activate(
     deployment: Deployment, key: Key, *, signed_by: Key | None = None, at: datetime.datetime | None = None
 ) -> str:
     """Ask to be taken for the site of a key, as Flower's SuperNode does."""
+    headers = _signed(key, signed_by=signed_by, at=at)
+    public = base64.b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER])
+    body = ActivateNodeRequest(public_key=public, heartbeat_interval=30.0).SerializeToString()
+    return _answer(deployment, headers, body=body)
+
+
+def _signed(key: Key, *, signed_by: Key | None = None, at: datetime.datetime | None = None) -> dict[str, str]:
+    """The headers of a call: all that Flower has a site sign is the time."""
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     stamp = (at or datetime.datetime.now(datetime.UTC)).isoformat()
-    headers = {
+    return {
         FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(public).decode(),
         FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(sign_message(signed_by or key, stamp.encode("ascii"))).decode(),
         TIMESTAMP_HEADER: stamp,
     }
-    body = ActivateNodeRequest(public_key=public, heartbeat_interval=30.0).SerializeToString()
-    return _answer(deployment, headers, body=body)
 
 
 def _answer(

@@ -35,11 +35,13 @@ class Line:
         while True:
             try:
                 caller, _ = self._door.accept()
-                server = socket.create_connection(("127.0.0.1", self._server_port), 10) if self._whole else None
             except OSError:
                 if self._door.fileno() < 0:
                     return
                 continue
+            server = None
+            with suppress(OSError):
+                server = socket.create_connection(("127.0.0.1", self._server_port), 10) if self._whole else None
             if server is None:
                 caller.close()
                 continue

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fedmedgen.audit import copies, site_audit
 from fedmedgen.audit.identity import fingerprint
 from fedmedgen.audit.site_audit import audit
 from fedmedgen.cli.main import main
@@ -158,3 +160,30 @@ def _change(path: Path, how: Callable[[dict[str, Any]], Any]) -> None:
     found = json.loads(path.read_text()) if is_json else yaml.safe_load(path.read_text())
     how(found)
     path.write_text(json.dumps(found) if is_json else yaml.safe_dump(found))
+
+
+def test_what_is_measured_on_patients_is_its_owners_alone_from_the_first_byte(
+    run: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(SitePolicy.read(policy).folder)
+    seen: dict[str, int] = {}
+    draw, write = copies.draw_nearest, site_audit._write
+
+    def drawing(synthetic: CaseSet, members: CaseSet, path: Path) -> None:
+        seen[path.name] = stat.S_IMODE(path.stat().st_mode)
+        draw(synthetic, members, path)
+
+    def writing(path: Path, found: Any) -> Path:
+        if path.name == "audit.json":
+            seen[path.name] = stat.S_IMODE(path.stat().st_mode)
+        return write(path, found)
+
+    monkeypatch.setattr(copies, "draw_nearest", drawing)
+    monkeypatch.setattr(site_audit, "_write", writing)
+    (folder / "audit.json").write_text("of an older audit")
+    (folder / "audit.json").chmod(0o644)
+    audit(run, "site-1", policy=policy)
+    assert seen == {"nearest.png": 0o600, "audit.json": 0o600}
+    for name in seen:
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+        assert (folder / name).stat().st_size > 100

@@ -9,7 +9,7 @@ import pytest
 
 from simulations.campaigns import accounts, intruders
 from simulations.campaigns.deployment import Deployment, wait_for
-from simulations.campaigns.faults import spoil_checkpoint
+from simulations.campaigns.faults import kill_alone, spoil_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield made
     finally:
         made.kill_all()
+
+
+@pytest.mark.parametrize("name", ["server", "north"])
+def test_serve_or_join_killed_alone_leaves_nothing_and_starts_again(deployment: Deployment, name: str) -> None:
+    kill_alone(deployment, name)
+    deployment.start(name)
+    wait_for(lambda: bool(deployment.health(name).get("ok")), 120, f"the health of {name}")
 
 
 def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoiled_checkpoint(
@@ -49,14 +56,29 @@ def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoil
     assert (Path(record.out) / "report.html").is_file()
 
 
-def test_every_intruder_is_refused_and_written_down(deployment: Deployment) -> None:
-    assert intruders.good_site(deployment) == "let in"
+def test_the_key_that_replaces_a_lost_one_is_registered_in_its_place(deployment: Deployment) -> None:
+    def node() -> str:
+        known = json.loads((Path(deployment.server.state) / "members.json").read_text())
+        return str(known.get("west", {}).get("node", ""))
+
+    lost, before = intruders.site_key(deployment, "west"), node()
+    (deployment.kit("west") / "site.key").unlink()
+    deployment.command("provision", "project.yaml", "--out", "kits")
+    wait_for(lambda: node() not in ("", before), 120, "the new key's registration")
+    assert intruders.activate(deployment, lost).startswith("refused: 412")
+
+
+def test_every_intruder_but_a_fresh_replay_is_refused_and_written_down(deployment: Deployment) -> None:
+    assert intruders.good_site(deployment) == "let in"  # west, with the key that replaced another
     (deployment.kit("server") / "sites" / "west.pub").unlink()
     wait_for(lambda: "west" not in deployment.health("server").get("sites", {"west": ""}), 120, "the revocation")
     for name, (attempt, heard) in intruders.INTRUDERS.items():
         before = len(deployment.security("server"))
-        assert attempt(deployment).startswith(heard), name
-        if name not in intruders.AT_THE_SITE:
+        said = attempt(deployment)
+        assert said.startswith(heard), f"{name}: {said}"
+        if name in intruders.AT_THE_SITE:
+            assert f"the log of `join`: {intruders.EXPIRED}" in said
+        elif name not in intruders.NOT_REFUSED:
             wait_for(lambda: len(deployment.security("server")) > before, 10, f"a line about {name}")  # noqa: B023
             assert deployment.security("server")[-1]["peer"] == intruders.STRANGER, name
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -91,6 +92,19 @@ def test_only_a_listed_bundle_passes(tmp_path: Path) -> None:
         guard.check_bundle(other, policy)
     with pytest.raises(guard.BundleError, match="lists 0 bundles"):
         guard.check_bundle(listed, policy_file(tmp_path))
+
+
+def test_a_refused_bundle_is_written_down_for_the_owner_alone_even_before_there_is_a_ledger(tmp_path: Path) -> None:
+    policy = policy_file(tmp_path, "0" * 64)
+    for _ in range(2):
+        with pytest.raises(guard.BundleError):
+            guard.check_bundle(b"other", policy)
+    log = tmp_path / "state" / "security.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["event"], line["sha256"]) for line in lines] == [
+        ("refused", hashlib.sha256(b"other").hexdigest())
+    ] * 2
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
 def test_a_hash_that_is_none_is_refused_in_the_policy(tmp_path: Path) -> None:

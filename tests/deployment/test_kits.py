@@ -89,12 +89,29 @@ def test_a_kit_is_read_by_the_commands_that_it_names(out: Path) -> None:
         assert {"README.md", "start.sh", "compose.yaml"} <= names
         assert any(name.endswith(".service") for name in names)
         assert yaml.safe_load((out / kit / "compose.yaml").read_text())["services"]
-        assert "$" not in (out / kit / "README.md").read_text()
+        readme = (out / kit / "README.md").read_text()
+        assert "$" not in readme.replace('"$(id -u)" "$(id -g)"', "")
+        assert r"""printf 'UID=%s\nGID=%s\n' "$(id -u)" "$(id -g)" > .env""" in readme
+        assert f"curl http://127.0.0.1:{8444 if kit == 'server' else 8445}/health" in readme
+        assert f"docker compose exec {kit.split('/')[0].removesuffix('s')} python -c" in readme
 
 
 def test_what_the_project_leaves_open_a_person_at_the_site_must_fill_in(out: Path) -> None:
     with pytest.raises(SettingsError, match="patients_declared must be a whole number"):
         SitePolicy.read(out / "sites" / "south" / "policy.yaml")
+
+
+@pytest.mark.parametrize(
+    "patients", [*range(1, 30), 70, 150, 400, 600, 999, 12_345, 99_999, 200_000, 1_000_000, 7_654_321]
+)
+def test_the_policy_of_a_kit_is_accepted_whatever_the_number_of_patients(tmp_path: Path, patients: int) -> None:
+    site = SiteProject(name="north", patients_declared=patients)
+    (tmp_path / "authority").mkdir()
+    (tmp_path / "authority" / "ca.crt").write_text("")
+    (tmp_path / "server" / "sites").mkdir(parents=True)
+    kits._site(PROJECT, site, tmp_path, kits.Provisioned(tmp_path, bundle="a" * 64))
+    policy = SitePolicy.read(tmp_path / "sites" / "north" / "policy.yaml")
+    assert policy.lifetime_delta == pytest.approx(1 / (10 * patients), rel=1e-5)
 
 
 def test_a_second_time_nothing_changes(out: Path) -> None:
@@ -125,6 +142,38 @@ def test_a_certificate_is_renewed_near_its_end_on_request_or_for_a_new_name(out:
     assert renewed(short, renew=True)
     assert renewed(PROJECT)
     assert renewed(replace(PROJECT, server=replace(PROJECT.server, names=("fed.example.org", "other.example.org"))))
+
+
+def test_a_crash_while_a_certificate_is_renewed_leaves_the_old_pair_or_is_mended(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    server = out / "server"
+    before = {name: (server / name).read_bytes() for name in ("server.key", "server.crt")}
+    for part in ("write_key", "write_certificate"):
+        with monkeypatch.context() as patched:
+            patched.setattr(certificates, part, crash)
+            with pytest.raises(OSError, match="no space"):
+                kits.provision(PROJECT, out, renew=True)
+        assert {name: (server / name).read_bytes() for name in before} == before
+    certificates.write_key(out / "other.key", certificates.new_key())
+    (out / "other.key").replace(server / "server.key")  # as between the two renamings
+    assert kits.provision(PROJECT, out).renewed == ["the server's certificate"]
+    key, issued = certificates.read_key(server / "server.key"), certificates.read_certificate(server / "server.crt")
+    assert key.public_key() == issued.public_key()
+    assert stat.S_IMODE((server / "server.key").stat().st_mode) == 0o600
+
+
+def test_a_lost_key_is_replaced_and_nothing_else(out: Path) -> None:
+    kit, at_server = out / "sites" / "north", out / "server" / "sites" / "north.pub"
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (kit / "site.key").unlink()
+    assert kits.provision(PROJECT, out).made == ["the kit of north"]
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before[path]} == {kit / "site.key", kit / "site.pub", at_server}
+    assert at_server.read_bytes() == (kit / "site.pub").read_bytes()
 
 
 def test_a_new_app_is_asked_for_by_word(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from PIL import Image
 
 from fedmedgen.cli.main import main
 from fedmedgen.deployment import certificates, preflight, reaching
 from fedmedgen.deployment.project import SiteConfig
 from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.privacy.chain import digest_of
+from fedmedgen.privacy.ledger import Ledger, Limit, load_key
 from fedmedgen.privacy.new_ledger import create_ledger
 
 
@@ -95,7 +98,7 @@ def test_a_site_that_lacks_nothing_is_ready(tmp_path: Path, capsys: pytest.Captu
             "policy", "key", "data", "budget", "disk", "memory", "GPU", "server", "certificate", "clock",
         }  # fmt: skip
         assert words["data"] == "3 patients in 3 images; 10 declared"
-        assert words["budget"] == "epsilon 5 left of 5"
+        assert words["budget"] == "epsilon 5 left of 5, delta 0.001 of 0.001"
         assert "ends in 36" in words["certificate"]
         assert main(["preflight", str(file)]) == 0
         assert "ready to join" in capsys.readouterr().out
@@ -173,6 +176,36 @@ def test_a_certificate_near_its_end_and_a_clock_that_is_off_are_said(tmp_path: P
         found = {one.what: one for one in reaching.reach(SiteConfig.read(site(tmp_path, port=port)))}
     assert found["certificate"].status == "warning"
     assert (found["clock"].status, " s ahead of" in found["clock"].words) == ("not ready", True)
+
+
+@pytest.mark.parametrize(
+    ("late", "status", "words"),
+    [
+        (30, "not ready", " s ahead of"), (8, "not ready", " s ahead of"), (0, "ok", "within 2 s"),
+        (-60, "ok", "within 6"), (-400, "not ready", " s behind"),
+    ],
+)  # fmt: skip
+def test_a_clock_is_ready_only_where_flower_would_take_its_signatures(
+    tmp_path: Path, late: float, status: str, words: str
+) -> None:
+    with server(tmp_path, late=late) as port:
+        found = {one.what: one for one in reaching.reach(SiteConfig.read(site(tmp_path, port=port)))}
+    assert (found["clock"].status, words in found["clock"].words) == (status, True), found["clock"]
+
+
+def test_the_bounds_of_the_clock_are_within_flowers_own() -> None:
+    assert reaching.AHEAD_SECONDS < SYSTEM_TIME_TOLERANCE
+    assert reaching.BEHIND_SECONDS < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(5.0, 1e-6), (1.0, 1e-3)])
+def test_a_budget_of_which_epsilon_or_delta_is_spent_is_not_ready(tmp_path: Path, epsilon: float, delta: float) -> None:
+    known = SitePolicy.read(site(tmp_path).with_name("policy.yaml"))
+    ledger = Ledger(known.ledger_path, key=load_key(known.key_path), head_path=known.head_path, made=True)
+    plan = {"stages": [{"name": "generator", "steps": 1}]}
+    ledger.open_plan("run", digest_of(plan), plan, epsilon=epsilon, delta=delta, limit=Limit(5.0, 1e-3))
+    status, words = looked(tmp_path)["budget"]
+    assert (status, "nothing can be asked any more" in words) == ("not ready", True)
 
 
 def test_a_certificate_that_has_ended_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

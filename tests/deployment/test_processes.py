@@ -1,12 +1,17 @@
 """Programs that are kept running: restarted with back-off, logged, ended with all that they started."""
 
+import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from fedmedgen.deployment import processes
 from fedmedgen.deployment.processes import Family, Kept, Program, until
 
 
@@ -66,6 +71,55 @@ def test_a_program_that_is_not_there_is_said_and_tried_again(tmp_path: Path) -> 
     assert until(lambda: one.restarts >= 2, seconds=30)
     one.stop()
     assert "can't be started" in (tmp_path / "log").read_text()
+
+
+KEEPER = """
+import sys, threading
+from pathlib import Path
+from fedmedgen.deployment.processes import Kept, Program
+words = [sys.executable, "-c", "import time; time.sleep(600)"]
+Kept(Program(words, Path(sys.argv[1]), {}), Path(sys.argv[1]) / "log", first=9, longest=9).start()
+threading.Event().wait()
+"""
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == "zombie"
+
+
+def test_a_program_ends_with_the_one_that_keeps_it_even_where_that_is_killed(tmp_path: Path) -> None:
+    keeper = psutil.Popen([sys.executable, "-c", KEEPER, str(tmp_path)], cwd=Path(__file__).parents[2])
+
+    def started() -> bool:
+        return any("time.sleep(600)" in " ".join(one.cmdline()[:3]) for one in keeper.children())
+
+    assert until(started, seconds=60)
+    (child,) = keeper.children()
+    keeper.send_signal(signal.SIGKILL)
+    keeper.wait()
+    assert until(lambda: gone(child), seconds=10)
+
+
+def test_a_program_whose_starter_died_before_the_kernel_knew_does_not_run(tmp_path: Path) -> None:
+    words = Program([sys.executable, "-c", "print('ran')"], tmp_path, {}).bound
+    other = [str(os.getppid()) if word == str(os.getpid()) else word for word in words]
+    done = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is gone" in done.stderr
+
+
+def test_stopping_while_the_program_is_being_started_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, plain = kept(tmp_path, "import time; time.sleep(600)"), subprocess.Popen
+
+    def just_then(*words: Any, **named: Any) -> Any:
+        one._stop.set()  # as stop() does, which finds no family to end yet
+        return plain(*words, **named)
+
+    monkeypatch.setattr(processes.subprocess, "Popen", just_then)
+    one.start()
+    one._thread.join(30)
+    assert not one._thread.is_alive()
+    assert not one.running
 
 
 def test_a_family_that_is_gone_has_no_memory_and_no_end() -> None:

@@ -5,17 +5,20 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fedmedgen.cli.main import main
+from fedmedgen.composition import compose
 from fedmedgen.deployment import certificates, health, submitting
 from fedmedgen.deployment.project import SiteConfig
 from fedmedgen.deployment.site_node import SiteNode
-from fedmedgen.deployment.studies import read
+from fedmedgen.deployment.studies import read, write
 from fedmedgen.errors import RunError
+from server.run_store import RunStore
 
 
 def get(port: int, path: str = "/health") -> tuple[int, bytes]:
@@ -35,13 +38,23 @@ def free_port() -> int:
 
 
 def test_health_is_a_status_and_its_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    port, state = free_port(), {"ok": True, "sites": {"north": "online"}}
-    with health.serving(port, lambda: state):
+    port = free_port()
+    state: dict[str, object] = {"ok": True, "sites": {"north": "online"}}
+
+    def said() -> dict[str, object]:
+        if "ok" not in state:
+            raise ValueError("no certificate")
+        return state
+
+    with health.serving(port, said):
         status, body = get(port)
         assert (status, json.loads(body)) == (200, state)
         state["ok"] = False
         assert get(port)[0] == 503
         assert get(port, "/other")[0] == 404
+        del state["ok"]
+        status, body = get(port)
+        assert (status, json.loads(body)) == (503, {"ok": False, "error": "ValueError: no certificate"})
         with pytest.raises(RunError, match="set another health_port"), health.serving(port, lambda: state):
             pass
 
@@ -91,6 +104,9 @@ def test_a_site_says_how_it_is_and_ends_when_told(tmp_path: Path) -> None:
             threading.Event().wait(0.1)
         status, body = get(node.config.health_port)
         assert json.loads(body)["last_event"] == {"event": "sent"}
+        with (tmp_path / "ledger" / "security.jsonl").open("a") as file:
+            file.write('{"event": "se')  # a full disk
+        assert json.loads(get(node.config.health_port)[1])["last_event"] == '{"event": "se'
         assert status in (200, 503)
     finally:
         node.stop.set()
@@ -179,3 +195,39 @@ def test_a_name_whose_results_lie_there_is_refused(
     (tmp_path / "runs" / "first" / "result.json").write_text("{}")
     assert main(["submit", str(study(tmp_path, "study=demo", "privacy=eps1")), "--no-wait"]) == 1
     assert "give yours a new name" in capsys.readouterr().err
+
+
+def test_a_study_that_failed_is_taken_up_again_with_the_words_it_had(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server(tmp_path)
+    file = study(tmp_path, "study=demo", "privacy=eps1")
+    assert main(["submit", str(file), "--no-wait"]) == 0
+    records, run = tmp_path / "state" / "studies", tmp_path / "runs" / "first"
+    waiting = read(records / "first.json")
+    failed = replace(waiting, status="failed", attempts=5, reason="too few sites", not_before=1e12, reached="x", run=7)
+    write(records, failed)
+    settings = compose(["study=demo", "privacy=eps1", "backend=deployment", f'out="{run}"'])
+    RunStore.create(settings).write_result({"status": "failed"})
+    assert main(["submit", str(study(tmp_path, "study=demo", "privacy=eps10")), "--no-wait"]) == 1
+    assert "the very words it had" in capsys.readouterr().err
+    assert main(["submit", str(study(tmp_path, "study=demo", "privacy=eps1")), "--no-wait"]) == 0
+    again = read(records / "first.json")
+    assert (again.status, again.attempts, again.not_before, again.reason) == ("waiting", 0, 0.0, "")
+    assert (again.overrides, again.out) == (failed.overrides, str(run))
+    write(records, replace(failed, status="completed"))
+    assert main(["submit", str(file), "--no-wait"]) == 1
+
+
+def test_a_study_whose_record_is_damaged_is_taken_up_again_by_its_settings(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server(tmp_path)
+    run = tmp_path / "runs" / "first"
+    RunStore.create(compose(["study=demo", "privacy=eps1", "backend=deployment", f'out="{run}"']))
+    (tmp_path / "state" / "studies").mkdir(parents=True)
+    (tmp_path / "state" / "studies" / "first.json").write_text("")
+    assert main(["submit", str(study(tmp_path, "study=demo", "privacy=eps10")), "--no-wait"]) == 1
+    assert "give yours a new name" in capsys.readouterr().err
+    assert main(["submit", str(study(tmp_path, "study=demo", "privacy=eps1")), "--no-wait"]) == 0
+    assert read(tmp_path / "state" / "studies" / "first.json").status == "waiting"

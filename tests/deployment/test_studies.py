@@ -1,9 +1,10 @@
 """Studies on a deployment: in line, begun, cut off, gone on with, given up; and the sites that may come."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def cli() -> Pretended:
 
 @pytest.fixture
 def studies(tmp_path: Path, cli: Pretended) -> Studies:
-    return Studies(tmp_path / "studies", tmp_path / "app", tmp_path / "members.json", cli, 3)  # type: ignore[arg-type]
+    flower: Any = cli
+    return Studies(tmp_path / "studies", tmp_path / "app", tmp_path / "members.json", flower, 3, first_wait=0.0)
 
 
 def handed_over(studies: Studies, name: str = "first", submitted: float = 1.0) -> StudyRecord:
@@ -156,6 +158,66 @@ def test_a_submission_that_flower_refuses_counts_as_an_attempt(studies: Studies,
     for _ in range(3):
         studies.keep()
     assert now(studies).status == "failed"
+
+
+def test_a_study_that_fails_waits_longer_each_time_before_it_is_tried_again(studies: Studies, cli: Pretended) -> None:
+    handed_over(studies)
+    studies.first_wait, studies.most_attempts, cli.broken = 10.0, 9, True
+    waits = []
+    for _ in range(8):
+        studies.keep()
+        waits.append(round(now(studies).not_before - time.time(), -1))
+        asked = len(cli.configs)
+        studies.keep()
+        assert len(cli.configs) == asked
+        write(studies.folder, replace(now(studies), not_before=0.0))
+    assert waits == [10, 20, 40, 80, 160, 320, 600, 600]
+    write(studies.folder, replace(now(studies), not_before=time.time() + 1e6))  # a clock that was set back
+    studies.keep()
+    assert len(cli.configs) == 9
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"name": "a"}', '{"name": "a", "overrides": [], "odd": 1}']
+)
+def test_a_damaged_record_stops_no_other_study(studies: Studies, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    handed_over(studies)
+    (studies.folder / "broken.json").write_text(text)
+    for _ in range(3):
+        studies.keep()
+    assert now(studies).status == "running"
+    assert studies.said() == {"first": "running", "broken": "damaged"}
+    assert caplog.text.count("broken.json") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"stage": "generator"}', "7"])
+@pytest.mark.parametrize("name", ["checkpoint.json", "progress.json"])
+def test_a_damaged_file_of_a_run_counts_as_none(studies: Studies, cli: Pretended, name: str, text: str) -> None:
+    handed_over(studies)
+    reach(studies, 2)
+    studies.keep()
+    (Path(now(studies).out) / name).write_text(text)
+    cli.says, studies.asked = "finished:failed", -1e9
+    studies.keep()
+    assert (now(studies).status, now(studies).attempts) == ("waiting", 1)
+    studies.keep()
+    assert now(studies).status == "running"
+
+
+def test_a_record_is_on_the_disk_before_anything_goes_on(studies: Studies, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    plain = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda _: order.append("fsync"))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("replace"), plain(self, to))[1])
+    write(studies.folder, StudyRecord(name="first", overrides=(), out="x"))
+    assert order == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"north": {}}', '{"north": {"node": "x", "key": ""}}'])
+def test_a_damaged_list_of_members_is_said_in_words(tmp_path: Path, cli: Pretended, text: str) -> None:
+    (tmp_path / "members.json").write_text(text)
+    with pytest.raises(RunError, match=r"delete it and superlink\.db"):
+        Members(tmp_path, tmp_path / "members.json", cli)  # type: ignore[arg-type]
 
 
 def test_sites_come_and_go_with_their_public_keys(tmp_path: Path, cli: Pretended) -> None:

@@ -1,6 +1,7 @@
 """The doorman: other machines reach the sites' door alone, and who was turned away is written down."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from fedmedgen.deployment import security_log
 from fedmedgen.deployment.superlink import Doorman
 
 
@@ -60,6 +62,18 @@ def test_whom_flower_turns_away_is_written_down_too(tmp_path: Path, status: int)
     (line,) = noted(tmp_path)
     assert (line["peer"], line["path"]) == ("203.0.113.7", "/v1/fleet/activate-node")
     assert "key" in line["why"]
+
+
+def test_strangers_fill_no_disk_with_their_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security_log, "MOST_BYTES", 1000)
+    for _ in range(60):
+        asked(tmp_path, "203.0.113.7", "/v1/control/start-run")
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"security.jsonl", "security.jsonl.1"}
+    assert max(sizes.values()) < 1300
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert all(json.loads(line)["event"] == "refused" for line in path.read_text().splitlines())
 
 
 def test_a_forwarded_address_is_nobodys_word(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 What is listed stands here by hand, so that a new key in `federation/records` needs a second thought.
 """
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -69,6 +70,7 @@ class Walk:
     exchanges: list[Exchange]
     settings: Settings
     policies: dict[str, SitePolicy]
+    run: Path
 
 
 def walked(run: Callable[[], Path]) -> tuple[Path, list[Exchange]]:
@@ -94,7 +96,7 @@ def settings_of(run: Path) -> Settings:
 def simulated(folder: Path, *words: str) -> Walk:
     run, heard = walked(lambda: simulate([*WORDS, "data.max_patients=12", *words], out=str(folder / "run")))
     policies = {file.parent.name: SitePolicy.read(file) for file in run.glob("sites/*/policy.yaml")}
-    return Walk(heard, settings_of(run), policies)
+    return Walk(heard, settings_of(run), policies, run)
 
 
 def real_policies(folder: Path, settings: Settings) -> dict[str, SitePolicy]:
@@ -138,7 +140,7 @@ def deployed(folder: Path, *words: str) -> Walk:
 
     out, heard = walked(run)
     assert json.loads((out / "result.json").read_text())["lost_sites"] == {}
-    return Walk(heard, settings, policies)
+    return Walk(heard, settings, policies, out)
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +249,19 @@ def test_a_real_site_is_told_no_path_and_nothing_of_a_simulation(real: Walk) -> 
     assert "/the/servers/own" not in "".join(told)
 
 
+def test_how_long_a_real_site_takes_stands_in_no_file_of_the_run(real: Walk, private: Walk) -> None:
+    def seconds(walk: Walk) -> set[str]:
+        found = [*csv.DictReader((walk.run / "rounds.csv").read_text().splitlines())]
+        kept = json.loads((walk.run / "checkpoint.json").read_text())["rows"]
+        assert len(found) == len(kept) > 0
+        return {str(row["seconds"]) for row in [*found, *kept]}
+
+    assert seconds(real) == {""}
+    assert all(float(figure) > 0 for figure in seconds(private))
+    for walk in (real, private):
+        assert (walk.run / "report.html").is_file()
+
+
 @pytest.mark.parametrize("stage", ["generator", "segmenter"])
 def test_what_is_averaged_is_weighed_by_the_declared_figures(real: Walk, stage: str) -> None:
     """The weights that the second round starts from are the mean of the first by the policies' figures."""
@@ -287,7 +302,7 @@ def test_the_walk_sees_what_is_planted_in_one_reply(real: Walk, words: str, plan
     *before, last = real.exchanges
     said = RecordDict({name: type(record)(dict(record)) for name, record in last.said.items()})
     plant(said)
-    found = offences(Walk([*before, replace(last, said=said)], real.settings, real.policies))
+    found = offences(Walk([*before, replace(last, said=said)], real.settings, real.policies, real.run))
     assert any(words in item for item in found)
 
 

@@ -27,6 +27,8 @@ def test_a_round_is_asked_and_sent_with_its_size_and_hash(server: Any) -> None:
     assert sent["arrays"] == len(arrays)
     assert sent["bytes"] == sum(len(array.data) for array in arrays.values())
     assert sent["words"] == {"site": "north", "status": "done", "num-examples": 30.0}
+    ledger = [json.loads(line) for line in server.policy.ledger_path.read_text().splitlines()]
+    assert [sent["request"]] == [line["request"] for line in ledger if line["event"] == "reserve"]
 
 
 def test_the_hash_is_of_what_was_sent(server: Any) -> None:
