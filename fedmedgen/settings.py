@@ -23,18 +23,22 @@ EVALUATION_ROWS = ("tstr", "trtr", "real_and_synthetic", "cheap", "prior", "best
 class GeneratorSettings:
     """The class-conditional generator and how a site trains it."""
 
-    family: Literal["unet", "dit", "coefficients", "moments"] = "unet"  # moments: the release is sampled, no network
+    family: Literal["unet", "dit", "coefficients", "moments", "vae", "gan"] = (
+        "unet"  # moments: the release is sampled, no network
+    )
     with_masks: bool = True
     unshuffle: int = 2  # pixels folded into channels at the door of the network
     channels: tuple[int, ...] = (64, 96, 128)
     attention: tuple[bool, ...] = (False, False, True)  # by level
     layers_per_block: int = 1
     norm_groups: int = 8
-    width: int = 64  # of a token (dit) or a hidden layer (coefficients)
+    width: int = 64  # of a token (dit), a hidden layer (coefficients), a level's channels (vae, gan)
     depth: int = 4  # blocks of the same
     patch: int = 4  # pixels along the side of a token, dit
     heads: int = 4  # of attention, dit
     coefficients: int = 100  # of each channel, the lowest frequencies (coefficients)
+    code: int = 64  # numbers that an image is drawn from (vae, gan)
+    decoder_std: float = 0.15  # of a pixel around what the decoder draws, public: less is sharper and less smooth (vae)
     sigma_data: float = 0.5
     preconditioning: Literal["edm", "spectral"] = "edm"  # what the skip past the network expects of the data
     noise_mean: float = -1.2  # of ln sigma in training (Karras et al. 2022)
@@ -59,6 +63,7 @@ class GeneratorSettings:
         require(0 <= self.ema_decay < 1, "generator.ema_decay", self.ema_decay, "from 0 to below 1")
         positive("generator", self, "sigma_data", "noise_std", "local_steps", "batch_size", "learning_rate")
         positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups", "depth", "heads")
+        positive("generator", self, "code", "decoder_std")
         require(self.width >= 16 and self.width % 16 == 0, "generator.width", self.width, "a multiple of 16")
         require(self.width % (4 * self.heads) == 0, "generator.heads", self.heads, "4 x heads a divisor of the width")
         require(

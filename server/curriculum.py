@@ -1,4 +1,4 @@
-"""The denoiser's first lessons: samples of the release, at the server, before any round. No site is asked."""
+"""The generator's first lessons: samples of the release, at the server, before any round. No site is asked."""
 
 import logging
 
@@ -7,12 +7,11 @@ import torch
 from fedmedgen.emission.sampling import emit
 from fedmedgen.federation import local_round, plan
 from fedmedgen.federation.egress import Arrays
-from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Trained
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.seeds import seed_of
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 from fedmedgen.training.fit import Schedule, fit_ordinary
-from fedmedgen.training.losses import diffusion_loss
 from fedmedgen.training.rows import Rows
 from server.run_store import RunStore
 
@@ -20,8 +19,8 @@ FILE = "curriculum.safetensors"
 logger = logging.getLogger(__name__)
 
 
-def teach(store: RunStore, denoiser: Denoiser, cheap: MomentsGenerator) -> Arrays:
-    """The denoiser's weights after training on samples of the release: post-processing, done once in a run's life."""
+def teach(store: RunStore, network: Trained, cheap: MomentsGenerator) -> Arrays:
+    """The network's weights after training on samples of the release: post-processing, done once in a run's life."""
     path = store.folder / FILE
     if path.is_file():
         return {name: value.numpy() for name, value in load_arrays(path).items()}
@@ -40,12 +39,11 @@ def teach(store: RunStore, denoiser: Denoiser, cheap: MomentsGenerator) -> Array
         total_steps=asked.steps,
         decay=settings.generator.decay,
     )
-    denoiser.to(local_round.device_of(settings))
-    loss = fit_ordinary(
-        denoiser, diffusion_loss, rows, schedule=schedule, generator=torch.Generator().manual_seed(seed)
-    )
-    denoiser.to("cpu")
+    network.to(local_round.device_of(settings))
+    own = local_round.loss_of(settings, plan.GENERATOR)
+    loss = fit_ordinary(network, own, rows, schedule=schedule, generator=torch.Generator().manual_seed(seed))
+    network.to("cpu")
     logger.info("curriculum: mean loss %.4f over %d steps on samples of the release", loss, asked.steps)
-    arrays = local_round.trainable_arrays(denoiser)
+    arrays = local_round.trainable_arrays(network)
     save_arrays(path, {name: torch.from_numpy(value.copy()) for name, value in arrays.items()})
     return arrays

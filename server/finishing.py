@@ -16,7 +16,7 @@ from fedmedgen.emission.writing import write_set
 from fedmedgen.evaluation import segmentation
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.evaluation.study import evaluate
-from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Generator
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.saving import save_generator, save_segmenter
 from fedmedgen.models.segmenter import Segmenter
@@ -27,7 +27,6 @@ from server.rounds import Rounds
 from server.run_store import RunStore
 from server.tracking import write_events
 
-Generator = Denoiser | MomentsGenerator
 logger = logging.getLogger(__name__)
 
 

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.partition import held
 from fedmedgen.federation import local_round, plan
-from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Generator
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
@@ -60,7 +60,7 @@ class Study:
 class Trained:
     """What a study has learned; `cheap` is the generator from the statistics, where it isn't the study's own."""
 
-    generator: Denoiser | MomentsGenerator
+    generator: Generator
     segmenter: Segmenter | None = None
     cheap: MomentsGenerator | None = None
 
@@ -139,13 +139,12 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
     cheap = _cheap(grid, study, rounds)
     if cheap is not None and settings.generator.family == "moments":
         return Trained(cheap)
-    denoiser = local_round.build_model(settings, plan.GENERATOR)
-    assert isinstance(denoiser, Denoiser)
-    initial = local_round.trainable_arrays(denoiser)
+    network = local_round.build_generator(settings)
+    initial = local_round.trainable_arrays(network)
     if cheap is not None and settings.curriculum.steps:
         with study.timed("curriculum"):
             torch.set_num_threads(settings.runtime.server_threads)
-            initial = teach(store, denoiser, cheap)
+            initial = teach(store, network, cheap)
     stages = {stage.name: stage for stage in plan.stages(settings)}
     finished = store.latest_of(plan.SEGMENTER)
     if finished is not None:
@@ -156,15 +155,15 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
             generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest)
     else:
         generator = initial
-    local_round.load_arrays(denoiser, generator)
+    local_round.load_arrays(network, generator)
     if plan.SEGMENTER not in stages:
-        return Trained(denoiser, cheap=cheap)
-    segmenter = local_round.segmenter_of(denoiser, settings)
+        return Trained(network, cheap=cheap)
+    segmenter = local_round.segmenter_of(network, settings)
     with study.timed(plan.SEGMENTER):
         first, latest = local_round.trainable_arrays(segmenter), store.latest_of(plan.SEGMENTER)
         arrays = run_stage(grid, rounds, stages[plan.SEGMENTER], first, {"generator": generator}, latest)
     local_round.load_arrays(segmenter, arrays)
-    return Trained(denoiser, segmenter, cheap)
+    return Trained(network, segmenter, cheap)
 
 
 def _cheap(grid: Grid, study: Study, rounds: Rounds) -> MomentsGenerator | None:

@@ -142,7 +142,7 @@ def _canaries(record: CanaryRecord, generator: Any, settings: Settings, delta: f
         )
         cases = CaseSet(tuple(made), settings.data.classes)
         by_attack = membership.attacks(generator, cases, seed=settings.seed)
-        scores = by_attack["loss" if "loss" in by_attack else "likelihood"]
+        scores = next(by_attack[name] for name in membership.MAIN if name in by_attack)
     confidence = settings.audit.confidence
     found = one_run.bound(scores, np.array(known["included"], bool), confidence=confidence, delta=delta)
     return {

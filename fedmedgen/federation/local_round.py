@@ -1,7 +1,7 @@
 """A site's round as a plain function: model and cases in, model out; no Flower types, no files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
-from fedmedgen.models.denoiser import Denoiser, build_denoiser
+from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Trained
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
 from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import LossPerRow, make_engine
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
+from fedmedgen.training.families import family_of
 from fedmedgen.training.fit import Schedule, fit_ordinary, fit_private
-from fedmedgen.training.losses import diffusion_loss, segmentation_loss
-from fedmedgen.training.rows import Rows, choose, diffusion_rows, segmentation_rows
+from fedmedgen.training.losses import segmentation_loss
+from fedmedgen.training.rows import Rows, choose, segmentation_rows
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -47,23 +49,29 @@ class LocalResult:
 
 def build_model(settings: Settings, stage: str) -> nn.Module:
     """The network of a stage with the study's initial weights, the same on the server and at every site."""
+    generator = build_generator(settings)
+    return generator if stage == GENERATOR else segmenter_of(generator, settings)
+
+
+def build_generator(settings: Settings) -> Trained:
+    """The generator's network with the study's initial weights."""
     masks = settings.data.mask_classes
-    denoiser = build_denoiser(
+    return family_of(settings.generator).build(
         settings.generator,
         num_classes=len(settings.data.classes),
         num_masks=max(0, len(masks) - 1) if settings.generator.with_masks else 0,
         size=settings.data.size,
         seed=settings.seed,
     )
-    if stage == GENERATOR:
-        return denoiser
-    return segmenter_of(denoiser, settings)
 
 
-def segmenter_of(denoiser: Denoiser, settings: Settings) -> Segmenter:
-    """The segmenter that starts from a denoiser's weights (PTDR)."""
+def segmenter_of(generator: Trained, settings: Settings) -> Segmenter:
+    """The segmenter that starts from a denoiser's weights (PTDR), or from a fresh UNet where none was trained."""
+    if not isinstance(generator, Denoiser):
+        fresh = build_generator(replace(settings, generator=replace(settings.generator, family="unet")))
+        return segmenter_of(fresh, settings)
     return from_denoiser(
-        denoiser,
+        generator,
         num_mask_classes=len(settings.data.mask_classes),
         noise_level=settings.segmenter.noise_level,
         seed=settings.seed,
@@ -135,7 +143,7 @@ def most_images(settings: Settings, stage: str) -> int:
 
 def loss_of(settings: Settings, stage: str) -> LossPerRow:
     if stage == GENERATOR:
-        return diffusion_loss
+        return family_of(settings.generator).loss
     weights = settings.segmenter
     return partial(segmentation_loss, foreground_weight=weights.foreground_weight, dice_weight=weights.dice_weight)
 
@@ -144,7 +152,7 @@ def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case],
     """Training rows of some cases: under the generator's objective each case `draws` times with its own noise."""
     if stage != GENERATOR:
         return segmentation_rows(cases, generator, warp=settings.segmenter.warp)
-    return diffusion_rows(
+    return family_of(settings.generator).rows(
         cases,
         draws,
         generator,

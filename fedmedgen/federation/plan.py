@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedmedgen.errors import BudgetError, PolicyError
+from fedmedgen.models.code_networks import padded
 from fedmedgen.privacy import accountant
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
@@ -145,6 +146,8 @@ def check_claim(settings: Settings, agreed: Plan) -> None:
 def largest_layer(settings: Settings, images: int) -> int:
     """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
     network, rows = settings.generator, settings.privacy.noise_draws * images
+    if network.family in ("vae", "gan"):
+        return rows * math.prod(padded(settings.data.size)) * network.width // 4
     if network.family == "dit":
         tokens = math.prod(math.ceil(side / network.unshuffle) for side in settings.data.size)
         return rows * tokens * max(4 * network.width, network.heads * tokens)
