@@ -24,6 +24,7 @@ from server.curriculum import teach
 from server.finishing import drawn_from, emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
 from server.joining import join, newcomers
 from server.prior import public_images
+from server.public_arrays import ServerPart
 from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
@@ -146,22 +147,25 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
             torch.set_num_threads(settings.runtime.server_threads)
             initial = teach(store, network, cheap)
     stages = {stage.name: stage for stage in plan.stages(settings)}
-    finished = store.latest_of(plan.SEGMENTER)
+    finished, part = store.latest_of(plan.SEGMENTER), ServerPart(local_round.public_arrays(network))
     if finished is not None:
         generator = finished.groups["generator"]
+        part.restore(finished.groups)
     elif plan.GENERATOR in stages:
         with study.timed(plan.GENERATOR):
             latest = store.latest_of(plan.GENERATOR)
-            generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest)
+            generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest, part=part)
     else:
         generator = initial
+    local_round.load_public(network, part.public)
     local_round.load_arrays(network, generator)
     if plan.SEGMENTER not in stages:
         return Trained(network, cheap=cheap)
     segmenter = local_round.segmenter_of(network, settings)
     with study.timed(plan.SEGMENTER):
         first, latest = local_round.trainable_arrays(segmenter), store.latest_of(plan.SEGMENTER)
-        arrays = run_stage(grid, rounds, stages[plan.SEGMENTER], first, {"generator": generator}, latest)
+        kept = {"generator": generator, **part.groups()}
+        arrays = run_stage(grid, rounds, stages[plan.SEGMENTER], first, kept, latest)
     local_round.load_arrays(segmenter, arrays)
     return Trained(network, segmenter, cheap)
 

@@ -1,15 +1,18 @@
 """A site's round as a plain function: model and cases in, model out; no Flower types, no files."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.federation.model_arrays import Arrays as Arrays
+from fedmedgen.federation.model_arrays import load_arrays as load_arrays
+from fedmedgen.federation.model_arrays import load_public as load_public
+from fedmedgen.federation.model_arrays import public_arrays as public_arrays
+from fedmedgen.federation.model_arrays import trainable_arrays as trainable_arrays
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.generators import Trained
@@ -24,8 +27,6 @@ from fedmedgen.training.fit import Schedule, fit_ordinary, fit_private
 from fedmedgen.training.losses import segmentation_loss
 from fedmedgen.training.rows import Rows, choose, segmentation_rows
 
-Arrays = dict[str, NDArray[np.float32]]
-
 
 @dataclass(frozen=True)
 class LocalRound:
@@ -37,6 +38,7 @@ class LocalRound:
     mechanism: StagePlan | None
     proximal_mu: float = 0.0
     canaries: Planted | None = None  # the site's own, of which no message knows
+    public: Arrays = field(default_factory=dict)  # the network's frozen parameters, where it has any
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,6 @@ def segmenter_of(generator: Trained, settings: Settings) -> Segmenter:
     )
 
 
-def trainable_arrays(model: nn.Module) -> Arrays:
-    """Float32 copies of the trainable parameters by name: all that ever travels."""
-    return {
-        name: parameter.detach().cpu().numpy().astype(np.float32, copy=True)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Put arrays, by name, into the trainable parameters of a model."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.from_numpy(np.array(arrays[name])))
-
-
 def device_of(settings: Settings) -> torch.device:
     """The site's GPU where it has one and the setting allows, else its CPU."""
     wanted = settings.runtime.device
@@ -110,6 +95,7 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     """
     device = device_of(asked.settings)
     model = build_model(asked.settings, asked.stage.name)
+    load_public(model, asked.public)
     load_arrays(model, arrays)
     model.to(device)
     patients = patients_of(asked.stage.name, cases)
