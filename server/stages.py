@@ -21,10 +21,10 @@ from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
 from server.curriculum import teach
+from server.decoder import at_the_end, server_part
 from server.finishing import drawn_from, emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
 from server.joining import join, newcomers
 from server.prior import public_images
-from server.public_arrays import ServerPart
 from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
@@ -141,13 +141,13 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
     if cheap is not None and settings.generator.family == "moments":
         return Trained(cheap)
     network = local_round.build_generator(settings)
-    initial = local_round.trainable_arrays(network)
     if cheap is not None and settings.curriculum.steps:
         with study.timed("curriculum"):
             torch.set_num_threads(settings.runtime.server_threads)
-            initial = teach(store, network, cheap)
+            teach(store, network, cheap)
+    initial = local_round.trainable_arrays(network)
     stages = {stage.name: stage for stage in plan.stages(settings)}
-    finished, part = store.latest_of(plan.SEGMENTER), ServerPart(local_round.public_arrays(network))
+    finished, part = store.latest_of(plan.SEGMENTER), server_part(settings, network)
     if finished is not None:
         generator = finished.groups["generator"]
         part.restore(finished.groups)
@@ -157,7 +157,7 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
             generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest, part=part)
     else:
         generator = initial
-    local_round.load_public(network, part.public)
+    local_round.load_public(network, at_the_end(part))
     local_round.load_arrays(network, generator)
     if plan.SEGMENTER not in stages:
         return Trained(network, cheap=cheap)

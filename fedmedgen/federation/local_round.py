@@ -129,7 +129,8 @@ def most_images(settings: Settings, stage: str) -> int:
 
 def loss_of(settings: Settings, stage: str) -> LossPerRow:
     if stage == GENERATOR:
-        return family_of(settings.generator).loss
+        family = family_of(settings.generator)
+        return family.patients_loss if settings.private and family.patients_loss else family.loss
     weights = settings.segmenter
     return partial(segmentation_loss, foreground_weight=weights.foreground_weight, dice_weight=weights.dice_weight)
 
@@ -159,11 +160,13 @@ def _fit_private(
         return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
 
     privacy = settings.privacy
-    engine = make_engine(privacy.engine, model, loss_of(settings, asked.stage.name), precision=privacy.precision)
-    draws = [partial(rows, patient) for patient in patients]
+    engine_of = partial(make_engine, privacy.engine, model, precision=privacy.precision)
+    engine, draws = engine_of(loss_of(settings, asked.stage.name)), [partial(rows, patient) for patient in patients]
+    make = family_of(settings.generator).beside if asked.stage.name == GENERATOR else None
+    beside = make and make(model, settings.generator, engine_of, asked.mechanism.clip_norm, stream.torch_generator())
     fit_private(
         model, engine, asked.mechanism, draws,
-        schedule=schedule, stream=stream, proximal=_proximal(asked, model), canaries=asked.canaries,
+        schedule=schedule, stream=stream, proximal=_proximal(asked, model), canaries=asked.canaries, beside=beside,
     )  # fmt: skip
 
 

@@ -10,6 +10,15 @@ from fedmedgen.models.denoiser import build_denoiser
 from fedmedgen.models.generators import Trained
 from fedmedgen.models.one_step import build_one_step
 from fedmedgen.settings import GeneratorSettings
+from fedmedgen.training.adversarial import (
+    DecoderTraining,
+    critic_loss,
+    fakes_beside,
+    fit_pair,
+    pair_rows,
+    real_loss,
+)
+from fedmedgen.training.fit import fit_ordinary
 from fedmedgen.training.losses import diffusion_loss, elbo_loss
 from fedmedgen.training.rows import Rows, coded_rows, diffusion_rows
 
@@ -27,6 +36,10 @@ class Family:
     build: Callable[..., Trained]
     rows: Callable[..., Rows]
     loss: Loss
+    fit: Callable[..., float] = fit_ordinary  # at the server, on images that are no patient's
+    patients_loss: Loss | None = None  # under privacy, where `loss` has a term too in which no patient is
+    beside: Callable[..., Callable[[], list[Tensor]]] | None = None  # the gradient of that term, step by step
+    server_training: type[DecoderTraining] | None = None  # of the public arrays, after each round
 
 
 def family_of(generator: GeneratorSettings) -> Family:
@@ -43,4 +56,8 @@ FAMILIES = {
     "dit": DIFFUSION,
     "coefficients": DIFFUSION,
     "vae": Family(build=build_one_step, rows=coded_rows, loss=elbo_loss),
-}
+    "gan": Family(
+        build=build_one_step, rows=pair_rows, loss=critic_loss, fit=fit_pair,
+        patients_loss=real_loss, beside=fakes_beside, server_training=DecoderTraining,
+    ),
+}  # fmt: skip

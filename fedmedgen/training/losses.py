@@ -28,7 +28,7 @@ def elbo_loss(model: nn.Module, rows: Rows) -> Tensor:
 
     **Source** Kingma and Welling 2014, with a Gaussian decoder of public, fixed deviation.
     """
-    networks = _one_step(model)
+    networks = one_step(model)
     x, label = rows["x"], rows["label"]
     mean, log_variance = networks.reader(x, label)
     drawn = networks.decoder(mean + (log_variance / 2).exp() * rows["noise"], label)
@@ -63,7 +63,8 @@ def _denoiser(model: nn.Module) -> Denoiser:
     return inner
 
 
-def _one_step(model: nn.Module) -> OneStepGenerator:
+def one_step(model: nn.Module) -> OneStepGenerator:
+    """The model itself, whatever an engine has wrapped around it."""
     inner = getattr(model, "_module", model)
     if not isinstance(inner, OneStepGenerator):
         raise TypeError(f"the loss needs a decoder and what reads images; got {type(inner).__name__}")
