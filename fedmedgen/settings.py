@@ -39,7 +39,8 @@ class GeneratorSettings:
     coefficients: int = 100  # of each channel, the lowest frequencies (coefficients)
     code: int = 64  # numbers that an image is drawn from (vae, gan)
     decoder_std: float = 0.15  # of a pixel around what the decoder draws, public: less is sharper and less smooth (vae)
-    server_steps: int = 10  # of the decoder after each round (gan)
+    decoder_steps: int = 4  # at the server after each round (gan)
+    decoder_rate: float = 1e-3  # their learning rate; `learning_rate` is the critic's
     sigma_data: float = 0.5
     preconditioning: Literal["edm", "spectral"] = "edm"  # what the skip past the network expects of the data
     noise_mean: float = -1.2  # of ln sigma in training (Karras et al. 2022)
@@ -64,7 +65,8 @@ class GeneratorSettings:
         require(0 <= self.ema_decay < 1, "generator.ema_decay", self.ema_decay, "from 0 to below 1")
         positive("generator", self, "sigma_data", "noise_std", "local_steps", "batch_size", "learning_rate")
         positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups", "depth", "heads")
-        positive("generator", self, "code", "decoder_std", "server_steps")
+        positive("generator", self, "decoder_std", "decoder_steps", "decoder_rate")
+        require(self.code >= 4 and self.code % 4 == 0, "generator.code", self.code, "a multiple of 4")
         require(self.width >= 16 and self.width % 16 == 0, "generator.width", self.width, "a multiple of 16")
         require(self.width % (4 * self.heads) == 0, "generator.heads", self.heads, "4 x heads a divisor of the width")
         require(

@@ -28,7 +28,7 @@ def at_the_end(part: ServerPart) -> Arrays:
 
 
 def _train(settings: Settings, number: int, weights: Arrays, part: ServerPart) -> None:
-    """`generator.server_steps` of the decoder: post-processing of what the sites have released.
+    """`generator.decoder_steps` of the decoder: post-processing of what the sites have released.
 
     **Guarantee** It depends on settings, round, weights and part alone: a resumed run goes on bit by bit.
     """
@@ -41,9 +41,9 @@ def _train(settings: Settings, number: int, weights: Arrays, part: ServerPart) -
     local_round.load_arrays(network, weights)
     network.to(local_round.device_of(settings))
     training = training_of(network, {name: torch.from_numpy(value.copy()) for name, value in part.state.items()})
-    steps = settings.generator.server_steps
+    steps = settings.generator.decoder_steps
     schedule = Schedule(
-        learning_rate=settings.generator.learning_rate,
+        learning_rate=settings.generator.decoder_rate,
         first_step=(number - 1) * steps,
         steps=steps,
         total_steps=settings.rounds * steps,
