@@ -44,6 +44,7 @@ class Study:
     test: CaseSet | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None  # numbers in the generator
 
     @property
     def settings(self) -> Settings:
@@ -82,6 +83,7 @@ def run_study(grid: Grid, store: RunStore, known: Mapping[int, str] | None = Non
         with study.timed("join"):
             rounds = begin(grid, study)
         trained = train(grid, study, rounds)
+        study.parameters = sum(value.numel() for value in trained.generator.parameters())
         torch.set_num_threads(study.settings.runtime.server_threads)  # sites in this process have set theirs
         save_models(study.store, rounds, trained.generator, trained.segmenter, trained.cheap)
         snapshot_ledgers(study.store, rounds)

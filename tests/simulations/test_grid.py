@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from fedmedgen.composition import compose
+from fedmedgen.data import phantoms
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.emission.writing import write_set
 from fedmedgen.errors import FederationError, SettingsError
 from simulations import grid
 from simulations.grid_page import paired
@@ -185,6 +189,33 @@ def test_dice_and_fidelity_become_columns_too() -> None:
     wanted = {"tstr_dice": 0.75, "tstr_n": 4, "federated_segmenter_dice": 0.5, "fd": 12.0, "kid": 0.5, "prior_fd": 30.0}
     assert found == wanted
     assert finished_row({"metrics": {"classification": {"skipped": "no label"}}})["epsilon"] is None
+
+
+def test_what_training_cost_becomes_columns_of_the_table_and_the_page(tmp_path: Path) -> None:
+    known = {"stage_seconds": {"data": 9.0, "curriculum": 2.0, "generator": 3.0}, "rounds": 4, "bytes_up": 100,
+             "bytes_down": 300, "parameters": 5000}  # fmt: skip
+    wanted = {"training_seconds": 5.0, "bytes_per_round": 100, "parameters": 5000}
+    assert {name: finished_row(known)[name] for name in wanted} == wanted
+    file = written(tmp_path, cells=CELLS)
+    run(file, tmp_path, runner=lambda *_: {**result(0.8), **known})
+    assert "| ours | 0, 1, 2 | 0.999 | 1e-05 | patient | 5,000 ± 0 | 100 ± 0 | 5 ± 0 | 3 ± 0 | 100 ± 0 |" in page(
+        file, tmp_path
+    )
+
+
+def test_a_picture_of_synthetic_cases_stands_on_the_page(tmp_path: Path) -> None:
+    def runner(_: Sequence[str], folder: Path) -> dict[str, Any]:
+        write_set(CaseSet(tuple(phantoms.draw("chest", 3, size=(16, 16), seed=0)), ("normal", "opacity", "nodule")),
+                  folder / "synthetic", datasheet={})  # fmt: skip
+        settings = compose(["study=demo", "data.size=[16,16]", "data.mask_classes=[]"])
+        (folder / "settings.yaml").write_text(yaml.safe_dump(settings.to_mapping()))
+        (folder / "result.json").write_text("{}")
+        return result(0.8)
+
+    file = written(tmp_path, cells=CELLS[:1], compare=[], pictures=True)
+    run(file, tmp_path, runner=runner)
+    assert "![ours](trial-ours.png)" in page(file, tmp_path).splitlines()
+    assert (tmp_path / "trial-ours.png").stat().st_size > 100
 
 
 def page(file: Path, out: Path) -> str:
