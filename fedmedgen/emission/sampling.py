@@ -75,14 +75,15 @@ def _draw(
     labels = torch.tensor([config.classes.index(name) if config.classes else 0 for name, _ in batch], device=device)
     if isinstance(denoiser, MomentsGenerator):
         return denoiser.draw(labels, seeds)
-    noise = torch.stack([_noise((denoiser.num_channels, *config.size), own) for own in seeds])
-    return samplers.sample(
+    noise = torch.stack([_noise(denoiser.noise_shape, own) for own in seeds])
+    drawn = samplers.sample(
         samplers.guided(denoiser, labels, settings.guidance),
         noise.to(device),
         torch.Generator().manual_seed(seed_of(seed, "churn", *batch[0])),
         sampler=settings.sampler,
         steps=settings.sampler_steps,
     )
+    return denoiser.to_images(drawn)
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:

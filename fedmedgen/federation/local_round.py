@@ -1,8 +1,9 @@
 """A site's round as a plain function: model and cases in, model out; no Flower types, no files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +15,19 @@ from fedmedgen.federation.model_arrays import load_public as load_public
 from fedmedgen.federation.model_arrays import public_arrays as public_arrays
 from fedmedgen.federation.model_arrays import trainable_arrays as trainable_arrays
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
+from fedmedgen.models.adapters import adapt
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
+from fedmedgen.models.latent import LatentDenoiser, build_latent
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
 from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import LossPerRow, make_engine
 from fedmedgen.privacy.randomness import Stream
+from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
 from fedmedgen.training.fit import Schedule, fit_ordinary, fit_private
 from fedmedgen.training.losses import diffusion_loss, segmentation_loss
-from fedmedgen.training.rows import Rows, choose, diffusion_rows, segmentation_rows
+from fedmedgen.training.rows import Rows, choose, diffusion_rows, encoded_rows, segmentation_rows
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,35 @@ class LocalResult:
 
 def build_model(settings: Settings, stage: str) -> nn.Module:
     """The network of a stage with the study's initial weights, the same on the server and at every site."""
-    masks = settings.data.mask_classes
-    denoiser = build_denoiser(
-        settings.generator,
-        num_classes=len(settings.data.classes),
-        num_masks=max(0, len(masks) - 1) if settings.generator.with_masks else 0,
-        size=settings.data.size,
-        seed=settings.seed,
-    )
-    if stage == GENERATOR:
-        return denoiser
-    return segmenter_of(denoiser, settings)
+    denoiser = build_whole(settings)
+    return adapted(denoiser, settings) if stage == GENERATOR else segmenter_of(denoiser, settings)
+
+
+def build_whole(settings: Settings) -> Denoiser:
+    """The generator before it is split into what sites train and what is public."""
+    asked, masks = settings.generator, settings.data.mask_classes
+    door: dict[str, Any] = {
+        "num_classes": len(settings.data.classes),
+        "num_masks": max(0, len(masks) - 1) if asked.with_masks else 0,
+        "size": settings.data.size,
+        "seed": settings.seed,
+    }
+    if asked.family == "latent":
+        return build_latent(asked, settings.autoencoder, **door)
+    return build_denoiser(asked, **door)
+
+
+def adapted(denoiser: Denoiser, settings: Settings) -> Denoiser:
+    """The same generator, of which only what `generator.trainable` says trains."""
+    asked = settings.generator
+    adapt(denoiser.unet, asked.trainable, rank=asked.rank, seed=seed_of(settings.seed, "adapters"))
+    return denoiser
 
 
 def segmenter_of(denoiser: Denoiser, settings: Settings) -> Segmenter:
-    """The segmenter that starts from a denoiser's weights (PTDR)."""
+    """The segmenter that starts from a denoiser's weights (PTDR); a denoiser of latents has none for pixels."""
+    if isinstance(denoiser, LatentDenoiser):
+        denoiser = build_whole(replace(settings, generator=replace(settings.generator, family="unet")))
     return from_denoiser(
         denoiser,
         num_mask_classes=len(settings.data.mask_classes),
@@ -126,11 +144,16 @@ def loss_of(settings: Settings, stage: str) -> LossPerRow:
     return partial(segmentation_loss, foreground_weight=weights.foreground_weight, dice_weight=weights.dice_weight)
 
 
-def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case], generator: torch.Generator) -> Rows:
-    """Training rows of some cases: under the generator's objective each case `draws` times with its own noise."""
+def draw_rows(
+    settings: Settings, stage: str, draws: int, cases: Sequence[Case], generator: torch.Generator, model: nn.Module
+) -> Rows:
+    """Training rows of some cases: under the generator's objective each case `draws` times with its own noise.
+
+    The frozen part of `model`, where it has one, encodes each image by itself.
+    """
     if stage != GENERATOR:
         return segmentation_rows(cases, generator, warp=settings.segmenter.warp)
-    return diffusion_rows(
+    rows = diffusion_rows(
         cases,
         draws,
         generator,
@@ -138,6 +161,7 @@ def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case],
         num_classes=len(settings.data.classes),
         mask_classes=settings.data.mask_classes,
     )
+    return encoded_rows(rows, model.to_input, generator) if isinstance(model, LatentDenoiser) else rows
 
 
 def _fit_private(
@@ -148,7 +172,7 @@ def _fit_private(
 
     def rows(patient: tuple[Case, ...], generator: torch.Generator) -> Rows:
         cases = choose(patient, most_images(settings, asked.stage.name), generator)
-        return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
+        return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator, model)
 
     privacy = settings.privacy
     engine = make_engine(privacy.engine, model, loss_of(settings, asked.stage.name), precision=privacy.precision)
@@ -172,7 +196,7 @@ def _fit_ordinary(
 
     def rows(generator: torch.Generator) -> Rows:
         chosen = torch.randint(len(pool), (batch,), generator=generator).tolist()
-        return draw_rows(settings, asked.stage.name, 1, [pool[index] for index in chosen], generator)
+        return draw_rows(settings, asked.stage.name, 1, [pool[index] for index in chosen], generator, model)
 
     loss = loss_of(settings, asked.stage.name)
     pull, canaries = _proximal(asked, model), asked.canaries

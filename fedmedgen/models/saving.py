@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin, UNet2DModel
+import torch
+from diffusers import AutoencoderKL, ModelMixin, UNet2DModel
 
 from fedmedgen.errors import RunError
-from fedmedgen.models import moments_pipeline, pipeline
+from fedmedgen.models import latent_pipeline, moments_pipeline, pipeline
 from fedmedgen.models.coefficient_network import CoefficientNetwork
 from fedmedgen.models.coefficient_sampler import CoefficientSampler
 from fedmedgen.models.denoiser import Denoiser, DenoiserConfig
 from fedmedgen.models.diffusion_transformer import DiffusionTransformer
+from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.moments import MomentsConfig, MomentsGenerator
 from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
 
@@ -89,7 +91,7 @@ def load_generator(folder: Path) -> Denoiser | MomentsGenerator:
 
     **Raises** `RunError` if something is missing or not whole.
     """
-    network, index = _load(folder, "RadiographPipeline", "MomentsPipeline")
+    network, index = _load(folder, "RadiographPipeline", "LatentRadiographPipeline", "MomentsPipeline")
     names = {"classes": tuple(index["classes"]), "mask_classes": tuple(index["mask_classes"])}
     size = (index["size"][0], index["size"][1])
     if isinstance(network, CoefficientSampler):
@@ -104,7 +106,22 @@ def load_generator(folder: Path) -> Denoiser | MomentsGenerator:
         steps=kept["steps"],
         guidance=kept["guidance"],
     )
-    return Denoiser(network, config)
+    return Denoiser(network, config) if "vae" not in index else _with_autoencoder(network, config, folder, kept)
+
+
+def _with_autoencoder(
+    network: ModelMixin, config: DenoiserConfig, folder: Path, kept: Mapping[str, Any]
+) -> LatentDenoiser:
+    try:
+        vae = AutoencoderKL.from_pretrained(
+            folder / "vae", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(f"no whole autoencoder in {folder.name}/vae ({error}): restore it") from error
+    latent = LatentDenoiser(network, config, vae)
+    latent.shift.copy_(torch.tensor(kept["shift"]))
+    latent.scale.copy_(torch.tensor(kept["scale"]))
+    return latent
 
 
 def save_segmenter(segmenter: Segmenter, folder: Path, *, card: Mapping[str, object]) -> None:
@@ -142,17 +159,23 @@ def _generator_pipeline(denoiser: Denoiser | MomentsGenerator) -> Any:
     settings = {
         name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
     }
+    if isinstance(denoiser, LatentDenoiser):
+        settings |= {"shift": denoiser.shift.tolist(), "scale": denoiser.scale.tolist()}
+        return latent_pipeline.LatentRadiographPipeline(denoiser.unet, denoiser.vae, *names, settings)
     return pipeline.RadiographPipeline(denoiser.unet, *names, settings)
 
 
 def _save(pipe: Any, folder: Path, card: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pipe.save_pretrained(folder, safe_serialization=True)
-    shutil.copyfile(inspect.getfile(type(pipe)), folder / "pipeline.py")
+    sources = [Path(inspect.getfile(kind)) for kind in type(pipe).__mro__ if kind.__module__.startswith("fedmedgen.")]
+    own = sources[0].stem if len(sources) > 1 else "pipeline"  # one that builds on another lies beside it
+    for source, name in zip(sources, (own, "pipeline"), strict=False):
+        shutil.copyfile(source, folder / f"{name}.py")
     path = folder / "model_index.json"
     index = json.loads(path.read_text())
     # diffusers looks for the class in the folder's own pipeline.py only if the index says so
-    index["_class_name"] = ["pipeline", type(pipe).__name__]
+    index["_class_name"] = [own, type(pipe).__name__]
     index.pop("_name_or_path", None)
     # and a network that diffusers doesn't have only in a file beside its weights
     part = _part(index)
