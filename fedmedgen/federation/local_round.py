@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation.model_arrays import Arrays as Arrays
+from fedmedgen.federation.model_arrays import arrays_of, personalise, put
 from fedmedgen.federation.model_arrays import load_arrays as load_arrays
 from fedmedgen.federation.model_arrays import load_public as load_public
 from fedmedgen.federation.model_arrays import public_arrays as public_arrays
@@ -41,14 +42,19 @@ class LocalRound:
     proximal_mu: float = 0.0
     canaries: Planted | None = None  # the site's own, of which no message knows
     public: Arrays = field(default_factory=dict)  # the network's frozen parameters, where it has any
+    personal: Arrays = field(default_factory=dict)  # the site's own layers, as the round before left them
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """The site's weights, and the mean loss: computed from patients, so None under privacy."""
+    """The site's weights, and the mean loss: computed from patients, so None under privacy.
+
+    `personal` stays at the site.
+    """
 
     arrays: Arrays
     loss: float | None
+    personal: Arrays = field(default_factory=dict)
 
 
 def build_model(settings: Settings, stage: str) -> nn.Module:
@@ -72,9 +78,10 @@ def build_whole(settings: Settings) -> Denoiser:
 
 
 def adapted(denoiser: Denoiser, settings: Settings) -> Denoiser:
-    """The same generator, of which only what `generator.trainable` says trains."""
+    """The same generator, of which only what `generator.trainable` says trains and a part may be each site's own."""
     asked = settings.generator
     adapt(denoiser.unet, asked.trainable, rank=asked.rank, seed=seed_of(settings.seed, "adapters"))
+    personalise(denoiser, denoiser.unet, settings.federation.personal)
     return denoiser
 
 
@@ -107,6 +114,8 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     model = build_model(asked.settings, asked.stage.name)
     load_public(model, asked.public)
     load_arrays(model, arrays)
+    if asked.personal:
+        put(model, "personal", asked.personal)
     model.to(device)
     patients = patients_of(asked.stage.name, cases)
     schedule = Schedule(
@@ -118,9 +127,9 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     )
     if asked.mechanism is None:
         loss = _fit_ordinary(asked, model, patients, schedule, stream.torch_generator())
-        return LocalResult(trainable_arrays(model), loss)
+        return LocalResult(trainable_arrays(model), loss, arrays_of(model, "personal"))
     _fit_private(asked, model, patients, schedule, stream)
-    return LocalResult(trainable_arrays(model), None)
+    return LocalResult(trainable_arrays(model), None, arrays_of(model, "personal"))
 
 
 def patients_of(stage: str, cases: CaseSet) -> list[tuple[Case, ...]]:
