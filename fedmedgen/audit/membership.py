@@ -40,8 +40,8 @@ def attacks(generator: Denoiser | MomentsGenerator, cases: CaseSet, *, seed: int
     labels = torch.tensor([generator.num_classes if case.label is None else case.label for case in cases])
     if isinstance(generator, MomentsGenerator):
         return {"likelihood": likelihood(generator, x, labels)}
-    x = generator.to_input(x)
-    parts = list(zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True))
+    inputs = [generator.to_input(part) for part in torch.split(x, BATCH)]
+    parts = list(zip(inputs, torch.split(labels, BATCH), strict=True))
     found = {f"loss at {sigma:g}": _together(parts, generator, sigma, partial(_loss, seed=seed)) for sigma in SIGMAS}
     found["loss"] = np.mean(list(found.values()), axis=0)
     found["PIA"] = np.mean([_together(parts, generator, sigma, _pia) for sigma in SIGMAS], axis=0)
