@@ -51,11 +51,11 @@ class PriorSettings:
 class AutoencoderSettings:
     """The autoencoder of generator.family=latent, fitted at the server on public images."""
 
-    channels: tuple[int, ...] = (32, 48, 64)  # by level; each level but the first halves the sides
+    channels: tuple[int, ...] = (16, 32, 32)  # by level; each level but the first halves the sides
     latent_channels: int = 4
     norm_groups: int = 8
-    steps: int = 1500
-    batch_size: int = 32
+    steps: int = 1000
+    batch_size: int = 16
     learning_rate: float = 2e-3
     kl_weight: float = 1e-4  # of the divergence of the latents from unit noise
 
