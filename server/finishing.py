@@ -61,11 +61,11 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         "rounds": settings.rounds,
         "simulation": rounds.simulation,
     }
-    if settings.statistics.share:
+    if settings.statistics.share or settings.prior.steps or settings.generator.family == "latent":
         roots = [Path(root).name for root in settings.prior.roots]
         phantoms = [f"{settings.prior.phantoms} phantoms"] if settings.prior.phantoms else []
         common["public images"] = ", ".join(roots + phantoms) or "none"
-        if settings.prior.residual and common["public images"] != "none":
+        if settings.statistics.share and settings.prior.residual and common["public images"] != "none":
             words = "parts of them, recognisable, are in this folder and in what is drawn; no epsilon covers those"
             common["public images"] = f"{common['public images']}: {words}"
     if agreed is None:

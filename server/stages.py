@@ -5,7 +5,7 @@ Data, join, prior, statistics, curriculum, generator, segmenter, emission, evalu
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,18 +13,24 @@ from typing import Any
 import torch
 from flwr.serverapp import Grid
 
-from fedmedgen.data.cases import CaseSet
+from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.data.partition import held
+from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, plan
+from fedmedgen.models.adapters import merge
+from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.generators import Generator
+from fedmedgen.models.generators import Trained as Network
+from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
-from server.curriculum import teach
+from server.autoencoder import fit_autoencoder
+from server.curriculum import pretrain, teach
 from server.decoder import at_the_end, server_part
 from server.finishing import drawn_from, emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
 from server.joining import join, newcomers
-from server.prior import public_images
+from server.prior import as_images, public_cases
 from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
@@ -139,17 +145,14 @@ def begin(grid: Grid, study: Study) -> Rounds:
 def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
     """The stages of learning that are left, each starting from what the one before it learned."""
     settings, store = study.settings, study.store
-    cheap = _cheap(grid, study, rounds)
+    public = _public(study)
+    cheap = _cheap(grid, study, rounds, public)
     if cheap is not None and settings.generator.family == "moments":
         return Trained(cheap)
-    network = local_round.build_generator(settings)
-    if cheap is not None and settings.curriculum.steps:
-        with study.timed("curriculum"):
-            torch.set_num_threads(settings.runtime.server_threads)
-            teach(store, network, cheap)
-    initial = local_round.trainable_arrays(network)
+    network = prepared(study, public, cheap)
+    initial, part = local_round.trainable_arrays(network), server_part(settings, network)
     stages = {stage.name: stage for stage in plan.stages(settings)}
-    finished, part = store.latest_of(plan.SEGMENTER), server_part(settings, network)
+    finished = store.latest_of(plan.SEGMENTER)
     if finished is not None:
         generator = finished.groups["generator"]
         part.restore(finished.groups)
@@ -161,6 +164,8 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
         generator = initial
     local_round.load_public(network, at_the_end(part))
     local_round.load_arrays(network, generator)
+    if isinstance(network, Denoiser):
+        merge(network.unet)
     if plan.SEGMENTER not in stages:
         return Trained(network, cheap=cheap)
     segmenter = local_round.segmenter_of(network, settings)
@@ -172,13 +177,46 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
     return Trained(network, segmenter, cheap)
 
 
-def _cheap(grid: Grid, study: Study, rounds: Rounds) -> MomentsGenerator | None:
+def prepared(study: Study, public: Sequence[Case], cheap: MomentsGenerator | None) -> Network:
+    """The generator as the first round finds it: taught at the server, then split into what trains and what is public.
+
+    **Raises** `SettingsError` where a part is to be trained of a network that nothing has taught the rest.
+    """
+    settings, store = study.settings, study.store
+    network = local_round.build_whole(settings)
+    torch.set_num_threads(settings.runtime.server_threads)
+    if isinstance(network, LatentDenoiser):
+        with study.timed("autoencoder"):
+            fit_autoencoder(store, network, as_images(settings, public))
+    if settings.prior.steps:
+        with study.timed("pretraining"):
+            pretrain(store, network, public)
+    if cheap is not None and settings.curriculum.steps:
+        with study.timed("curriculum"):
+            teach(store, network, cheap)
+    elif settings.generator.trainable != "full" and not settings.prior.steps:
+        raise SettingsError(
+            f"generator.trainable={settings.generator.trainable} rests on a network that was taught before the rounds:"
+            " set prior.steps, or curriculum.steps with statistics.share"
+        )
+    return local_round.adapted(network, settings)
+
+
+def _public(study: Study) -> list[Case]:
+    """The public cases, where a stage of the study uses any."""
+    settings = study.settings
+    if not (settings.statistics.share or settings.prior.steps or settings.generator.family == "latent"):
+        return []
+    with study.timed("prior"):
+        return public_cases(settings, study.loaded)
+
+
+def _cheap(grid: Grid, study: Study, rounds: Rounds, cases: Sequence[Case]) -> MomentsGenerator | None:
     """The generator that the statistics alone make; None where the study has none."""
     settings = study.settings
     if not settings.statistics.share:
         return None
-    with study.timed("prior"):
-        public = public_images(settings, study.loaded)
+    public = as_images(settings, cases)
     with study.timed(plan.STATISTICS):
         released = release(grid, rounds, public)
         torch.set_num_threads(settings.runtime.server_threads)

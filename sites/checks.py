@@ -9,6 +9,7 @@ import torch
 from fedmedgen.errors import EgressError, PolicyError, SettingsError
 from fedmedgen.federation import egress, local_round, local_statistics, plan
 from fedmedgen.federation.messages import Request, digest_of
+from fedmedgen.federation.model_arrays import shapes_of
 from fedmedgen.federation.policy import SitePolicy, check_request, check_statistics
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,9 +51,8 @@ def _of_network(policy: SitePolicy, request: Request) -> Expected:
         raise PolicyError(f"the request describes no network that can be built: {error}") from error
     parameters = sum(value.numel() for value in model.parameters())
     check_request(policy, request.settings, parameters=parameters, stage=request.stage)
-    trained, public = ({name: tuple(value.shape) for name, value in model.named_parameters()
-                        if value.requires_grad == trains} for trains in (True, False))  # fmt: skip
-    return Expected(trained, trained, public)
+    shared = shapes_of(model, "shared")
+    return Expected(shared, shared, shapes_of(model, "public"))
 
 
 def check_round(request: Request) -> None:

@@ -22,6 +22,7 @@ from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import RuntimeSettings, Settings
 from sites.canaries import Planting
 from sites.checks import Shapes, check_arrays, check_public, check_round, expected_of
+from sites.personal import PersonalLayers
 from sites.public_arrays import PublicArrays
 from sites.replies import ReplyStore
 from sites.selfcheck import check_once
@@ -173,7 +174,11 @@ class Site:
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
         if mechanism is None and not self.policy.simulation:
             raise PolicyError("without a mechanism only a simulation may answer")
-        asked = LocalRound(settings, stage, request.round, mechanism, request.proximal_mu, public=request.public_arrays)
+        personal = PersonalLayers.of(self.folder, request)
+        asked = LocalRound(
+            settings, stage, request.round, mechanism, request.proximal_mu,
+            public=request.public_arrays, personal=personal.before(request.round),
+        )  # fmt: skip
         run = local_statistics.run if stage.name == plan.STATISTICS else local_round.run
 
         def answer(asked: LocalRound, cases: CaseSet) -> LocalResult:
@@ -189,6 +194,7 @@ class Site:
             logger.exception("site %s: the round failed; the reply is noise", self.policy.site)
             on_cpu = replace(asked, settings=replace(settings, runtime=RuntimeSettings(device="cpu")))
             result = with_canaries(on_cpu, cases.with_cases([]))
+        personal.keep(request.round, result.personal)
         metrics = {records.WEIGHT: float(self._declared(stage.name))}
         if self.policy.simulation and result.loss is not None:
             metrics[records.LOSS] = result.loss

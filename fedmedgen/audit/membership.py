@@ -44,18 +44,23 @@ def attacks(generator: Generator, cases: CaseSet, *, seed: int = 0) -> dict[str,
     labels = torch.tensor([generator.num_classes if case.label is None else case.label for case in cases])
     if isinstance(generator, MomentsGenerator):
         return {"likelihood": likelihood(generator, x, labels)}
-    parts = list(zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True))
     if isinstance(generator, OneStepGenerator):
-        name, score = (
-            ("critic", generator.reader) if generator.adversarial else ("loss", partial(_bound, generator, seed))
-        )
-        with torch.inference_mode():
-            return {name: torch.cat([score(x, labels) for x, labels in parts]).double().numpy()}
+        return one_step(generator, x, labels, seed=seed)
+    inputs = [generator.to_input(part) for part in torch.split(x, BATCH)]
+    parts = list(zip(inputs, torch.split(labels, BATCH), strict=True))
     found = {f"loss at {sigma:g}": _together(parts, generator, sigma, partial(_loss, seed=seed)) for sigma in SIGMAS}
     found["loss"] = np.mean(list(found.values()), axis=0)
     found["PIA"] = np.mean([_together(parts, generator, sigma, _pia) for sigma in SIGMAS], axis=0)
     found["SimA"] = np.mean([_together(parts, generator, sigma, _sima) for sigma in SIGMAS], axis=0)
     return found
+
+
+@torch.inference_mode()
+def one_step(generator: OneStepGenerator, x: Tensor, labels: Tensor, *, seed: int) -> dict[str, Scores]:
+    """What a GAN's critic makes of each image; of a VAE the evidence lower bound."""
+    parts = list(zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True))
+    name, score = ("critic", generator.reader) if generator.adversarial else ("loss", partial(_bound, generator, seed))
+    return {name: torch.cat([score(images, own) for images, own in parts]).double().numpy()}
 
 
 @torch.inference_mode()

@@ -73,7 +73,8 @@ def _subjects(settings: "Settings") -> "Iterator[Subject]":
 
     segments = settings.data.mask_classes and settings.segmenter.rounds
     for stage in (GENERATOR, SEGMENTER) if segments else (GENERATOR,):
-        yield stage, build_model(settings, stage), loss_of(settings, stage), partial(_rows, settings, stage)
+        model = build_model(settings, stage)
+        yield stage, model, loss_of(settings, stage), partial(_rows, settings, stage, model)
 
 
 def _cases(settings: "Settings", patient: int) -> "list[Case]":
@@ -95,13 +96,13 @@ def _cases(settings: "Settings", patient: int) -> "list[Case]":
     ]
 
 
-def _rows(settings: "Settings", stage: str, count: int) -> "list[dict[str, Tensor]]":
+def _rows(settings: "Settings", stage: str, model: "nn.Module", count: int) -> "list[dict[str, Tensor]]":
     import torch
 
     from fedmedgen.federation.local_round import draw_rows
 
     generator = torch.Generator().manual_seed(settings.seed)
-    return [draw_rows(settings, stage, 2, _cases(settings, patient), generator) for patient in range(count)]
+    return [draw_rows(settings, stage, 2, _cases(settings, n), generator, model) for n in range(count)]
 
 
 def _words(result: dict[str, Any]) -> str:

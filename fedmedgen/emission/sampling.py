@@ -73,14 +73,15 @@ def _draw(generator: Generator, batch: Sequence[tuple[str, int]], settings: Gene
     labels = torch.tensor([config.classes.index(name) if config.classes else 0 for name, _ in batch], device=device)
     if not isinstance(generator, Denoiser):
         return generator.draw(labels, seeds)
-    noise = torch.stack([_noise((generator.num_channels, *config.size), own) for own in seeds])
-    return samplers.sample(
+    noise = torch.stack([_noise(generator.noise_shape, own) for own in seeds])
+    drawn = samplers.sample(
         samplers.guided(generator, labels, settings.guidance),
         noise.to(device),
         torch.Generator().manual_seed(seed_of(seed, "churn", *batch[0])),
         sampler=settings.sampler,
         steps=settings.sampler_steps,
     )
+    return generator.to_images(drawn)
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:

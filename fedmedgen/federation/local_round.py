@@ -8,24 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.errors import SettingsError
 from fedmedgen.federation.model_arrays import Arrays as Arrays
+from fedmedgen.federation.model_arrays import arrays_of, personalise, put
 from fedmedgen.federation.model_arrays import load_arrays as load_arrays
 from fedmedgen.federation.model_arrays import load_public as load_public
 from fedmedgen.federation.model_arrays import public_arrays as public_arrays
 from fedmedgen.federation.model_arrays import trainable_arrays as trainable_arrays
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
+from fedmedgen.models.adapters import adapt
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.generators import Trained
+from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
 from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import LossPerRow, make_engine
 from fedmedgen.privacy.randomness import Stream
+from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
 from fedmedgen.training.families import family_of
 from fedmedgen.training.fit import Schedule, fit_ordinary, fit_private
 from fedmedgen.training.losses import segmentation_loss
-from fedmedgen.training.rows import Rows, choose, segmentation_rows
+from fedmedgen.training.rows import Rows, choose, encoded_rows, segmentation_rows
 
 
 @dataclass(frozen=True)
@@ -39,38 +44,65 @@ class LocalRound:
     proximal_mu: float = 0.0
     canaries: Planted | None = None  # the site's own, of which no message knows
     public: Arrays = field(default_factory=dict)  # the network's frozen parameters, where it has any
+    personal: Arrays = field(default_factory=dict)  # the site's own layers, as the round before left them
 
 
 @dataclass(frozen=True)
 class LocalResult:
-    """The site's weights, and the mean loss: computed from patients, so None under privacy."""
+    """The site's weights, and the mean loss: computed from patients, so None under privacy.
+
+    `personal` stays at the site.
+    """
 
     arrays: Arrays
     loss: float | None
+    personal: Arrays = field(default_factory=dict)
 
 
 def build_model(settings: Settings, stage: str) -> nn.Module:
     """The network of a stage with the study's initial weights, the same on the server and at every site."""
-    generator = build_generator(settings)
-    return generator if stage == GENERATOR else segmenter_of(generator, settings)
+    whole = build_whole(settings)
+    return adapted(whole, settings) if stage == GENERATOR else segmenter_of(whole, settings)
 
 
-def build_generator(settings: Settings) -> Trained:
-    """The generator's network with the study's initial weights."""
-    masks = settings.data.mask_classes
-    return family_of(settings.generator).build(
-        settings.generator,
+def build_whole(settings: Settings) -> Trained:
+    """The generator before it is split into what sites train and what is public."""
+    asked, masks = settings.generator, settings.data.mask_classes
+    return family_of(asked).build(
+        settings,
         num_classes=len(settings.data.classes),
-        num_masks=max(0, len(masks) - 1) if settings.generator.with_masks else 0,
+        num_masks=max(0, len(masks) - 1) if asked.with_masks else 0,
         size=settings.data.size,
         seed=settings.seed,
     )
 
 
+def build_generator(settings: Settings) -> Trained:
+    """The generator as sites train it, with the study's initial weights."""
+    return adapted(build_whole(settings), settings)
+
+
+def adapted(generator: Trained, settings: Settings) -> Trained:
+    """The same generator, of which only what `generator.trainable` says trains and a part may be each site's own.
+
+    **Raises** `SettingsError` where that is asked of a family that trains whole.
+    """
+    asked, personal = settings.generator, settings.federation.personal
+    if isinstance(generator, Denoiser):
+        adapt(generator.unet, asked.trainable, rank=asked.rank, seed=seed_of(settings.seed, "adapters"))
+        personalise(generator, generator.unet, personal)
+    elif (asked.trainable, personal) != ("full", "none"):
+        raise SettingsError(
+            f"generator.family={asked.family} takes generator.trainable=full and federation.personal=none alone;"
+            f" got {asked.trainable} and {personal}"
+        )
+    return generator
+
+
 def segmenter_of(generator: Trained, settings: Settings) -> Segmenter:
-    """The segmenter that starts from a denoiser's weights (PTDR), or from a fresh UNet where none was trained."""
-    if not isinstance(generator, Denoiser):
-        fresh = build_generator(replace(settings, generator=replace(settings.generator, family="unet")))
+    """The segmenter that starts from a denoiser's weights (PTDR), or from a fresh UNet where none knows pixels."""
+    if isinstance(generator, LatentDenoiser) or not isinstance(generator, Denoiser):
+        fresh = build_whole(replace(settings, generator=replace(settings.generator, family="unet")))
         return segmenter_of(fresh, settings)
     return from_denoiser(
         generator,
@@ -97,6 +129,8 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     model = build_model(asked.settings, asked.stage.name)
     load_public(model, asked.public)
     load_arrays(model, arrays)
+    if asked.personal:
+        put(model, "personal", asked.personal)
     model.to(device)
     patients = patients_of(asked.stage.name, cases)
     schedule = Schedule(
@@ -108,9 +142,9 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     )
     if asked.mechanism is None:
         loss = _fit_ordinary(asked, model, patients, schedule, stream.torch_generator())
-        return LocalResult(trainable_arrays(model), loss)
+        return LocalResult(trainable_arrays(model), loss, arrays_of(model, "personal"))
     _fit_private(asked, model, patients, schedule, stream)
-    return LocalResult(trainable_arrays(model), None)
+    return LocalResult(trainable_arrays(model), None, arrays_of(model, "personal"))
 
 
 def patients_of(stage: str, cases: CaseSet) -> list[tuple[Case, ...]]:
@@ -135,11 +169,16 @@ def loss_of(settings: Settings, stage: str) -> LossPerRow:
     return partial(segmentation_loss, foreground_weight=weights.foreground_weight, dice_weight=weights.dice_weight)
 
 
-def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case], generator: torch.Generator) -> Rows:
-    """Training rows of some cases: under the generator's objective each case `draws` times with its own noise."""
+def draw_rows(
+    settings: Settings, stage: str, draws: int, cases: Sequence[Case], generator: torch.Generator, model: nn.Module
+) -> Rows:
+    """Training rows of some cases: under the generator's objective each case `draws` times with its own noise.
+
+    The frozen part of `model`, where it has one, encodes each image by itself.
+    """
     if stage != GENERATOR:
         return segmentation_rows(cases, generator, warp=settings.segmenter.warp)
-    return family_of(settings.generator).rows(
+    rows = family_of(settings.generator).rows(
         cases,
         draws,
         generator,
@@ -147,6 +186,7 @@ def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case],
         num_classes=len(settings.data.classes),
         mask_classes=settings.data.mask_classes,
     )
+    return encoded_rows(rows, model.to_input, generator) if isinstance(model, LatentDenoiser) else rows
 
 
 def _fit_private(
@@ -157,7 +197,7 @@ def _fit_private(
 
     def rows(patient: tuple[Case, ...], generator: torch.Generator) -> Rows:
         cases = choose(patient, most_images(settings, asked.stage.name), generator)
-        return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
+        return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator, model)
 
     privacy = settings.privacy
     engine_of = partial(make_engine, privacy.engine, model, precision=privacy.precision)
@@ -183,7 +223,7 @@ def _fit_ordinary(
 
     def rows(generator: torch.Generator) -> Rows:
         chosen = torch.randint(len(pool), (batch,), generator=generator).tolist()
-        return draw_rows(settings, asked.stage.name, 1, [pool[index] for index in chosen], generator)
+        return draw_rows(settings, asked.stage.name, 1, [pool[index] for index in chosen], generator, model)
 
     loss = loss_of(settings, asked.stage.name)
     pull, canaries = _proximal(asked, model), asked.canaries

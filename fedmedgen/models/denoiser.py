@@ -54,6 +54,19 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of what is denoised, for one image."""
+        return (self.num_channels, *self.config.size)
+
+    def to_input(self, x: Tensor) -> Tensor:
+        """Images and masks as the network works on them."""
+        return x
+
+    def to_images(self, x: Tensor) -> Tensor:
+        """The way back."""
+        return x
+
     def name_classes(self, classes: Sequence[str], mask_classes: Sequence[str] = ()) -> "Denoiser":
         """Say what the numbers of labels and masks mean; returns the denoiser.
 

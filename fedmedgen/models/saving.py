@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin, UNet2DModel
+import torch
+from diffusers import AutoencoderKL, ModelMixin, UNet2DModel
 
 from fedmedgen.errors import RunError
-from fedmedgen.models import moments_pipeline, pipeline
+from fedmedgen.models import latent_pipeline, moments_pipeline, pipeline
 from fedmedgen.models.code_networks import Critic, Decoder, Encoder
 from fedmedgen.models.coefficient_network import CoefficientNetwork
 from fedmedgen.models.coefficient_sampler import CoefficientSampler
 from fedmedgen.models.denoiser import Denoiser, DenoiserConfig
 from fedmedgen.models.diffusion_transformer import DiffusionTransformer
 from fedmedgen.models.generators import Generator
+from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.moments import MomentsConfig, MomentsGenerator
 from fedmedgen.models.one_step import OneStepConfig, OneStepGenerator
 from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
@@ -82,10 +84,10 @@ def save_generator(generator: Generator, folder: Path, *, card: Mapping[str, obj
     `card` gives the model card's facts, name to value: at least epsilon and the data.
     """
     config = generator.config
-    pipe, kind = _generator_pipeline(generator)
+    pipe = _generator_pipeline(generator)
     what = "radiographs with masks" if config.mask_classes else "radiographs"
     classes = ", ".join(config.classes) or "no named classes"
-    summary = f"{kind} that draws {what}, conditioned on the class: {classes}."
+    summary = f"{_kind(generator)} that draws {what}, conditioned on the class: {classes}."
     use = GENERATOR_USE.format(label=config.classes[0] if config.classes else None)
     _save(pipe, folder, _card("Radiograph generator", "unconditional-image-generation", summary, use, card))
 
@@ -95,7 +97,8 @@ def load_generator(folder: Path) -> Generator:
 
     **Raises** `RunError` if something is missing or not whole.
     """
-    parts, index = _load(folder, "RadiographPipeline", "MomentsPipeline", "OneStepPipeline")
+    kinds = ("RadiographPipeline", "LatentRadiographPipeline", "MomentsPipeline", "OneStepPipeline")
+    parts, index = _load(folder, *kinds)
     names = {"classes": tuple(index["classes"]), "mask_classes": tuple(index["mask_classes"])}
     size = (index["size"][0], index["size"][1])
     if "reader" in parts:
@@ -112,7 +115,23 @@ def load_generator(folder: Path) -> Generator:
         steps=kept["steps"],
         guidance=kept["guidance"],
     )
-    return Denoiser(parts["unet"], config)
+    unet = parts["unet"]
+    return Denoiser(unet, config) if "vae" not in index else _with_autoencoder(unet, config, folder, kept)
+
+
+def _with_autoencoder(
+    network: ModelMixin, config: DenoiserConfig, folder: Path, kept: Mapping[str, Any]
+) -> LatentDenoiser:
+    try:
+        vae = AutoencoderKL.from_pretrained(
+            folder / "vae", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(f"no whole autoencoder in {folder.name}/vae ({error}): restore it") from error
+    latent = LatentDenoiser(network, config, vae)
+    latent.shift.copy_(torch.tensor(kept["shift"]))
+    latent.scale.copy_(torch.tensor(kept["scale"]))
+    return latent
 
 
 def save_segmenter(segmenter: Segmenter, folder: Path, *, card: Mapping[str, object]) -> None:
@@ -142,29 +161,42 @@ def load_segmenter(folder: Path) -> Segmenter:
     return Segmenter(parts["unet"], config)
 
 
-def _generator_pipeline(generator: Generator) -> tuple[Any, str]:
-    """The pipeline, and in words what it is."""
+def _kind(generator: Generator) -> str:
+    if isinstance(generator, MomentsGenerator):
+        return "Statistics of radiographs"
+    if isinstance(generator, OneStepGenerator):
+        return "A generative adversarial network" if generator.adversarial else "A variational autoencoder"
+    return "A latent diffusion model" if isinstance(generator, LatentDenoiser) else "A diffusion model"
+
+
+def _generator_pipeline(generator: Generator) -> Any:
     config = generator.config
     names = (config.classes, config.mask_classes, config.size)
     if isinstance(generator, MomentsGenerator):
-        return moments_pipeline.MomentsPipeline(generator.sampler, *names), "Statistics of radiographs"
+        return moments_pipeline.MomentsPipeline(generator.sampler, *names)
     if isinstance(generator, OneStepGenerator):
-        kind = "A generative adversarial network" if generator.adversarial else "A variational autoencoder"
-        return moments_pipeline.OneStepPipeline(generator.decoder, generator.reader, *names), kind
+        return moments_pipeline.OneStepPipeline(generator.decoder, generator.reader, *names)
     settings = {
         name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
     }
-    return pipeline.RadiographPipeline(generator.unet, *names, settings), "A diffusion model"
+    if isinstance(generator, LatentDenoiser):
+        settings |= {"shift": generator.shift.tolist(), "scale": generator.scale.tolist()}
+        return latent_pipeline.LatentRadiographPipeline(generator.unet, generator.vae, *names, settings)
+    return pipeline.RadiographPipeline(generator.unet, *names, settings)
 
 
 def _save(pipe: Any, folder: Path, card: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pipe.save_pretrained(folder, safe_serialization=True)
-    shutil.copyfile(inspect.getfile(type(pipe)), folder / "pipeline.py")
+    kinds = [kind for kind in type(pipe).__mro__ if kind.__module__.startswith("fedmedgen.")]
+    sources = list(dict.fromkeys(Path(inspect.getfile(kind)) for kind in kinds))
+    own = sources[0].stem if len(sources) > 1 else "pipeline"  # one that builds on another lies beside it
+    for source, name in zip(sources, (own, "pipeline"), strict=False):
+        shutil.copyfile(source, folder / f"{name}.py")
     path = folder / "model_index.json"
     index = json.loads(path.read_text())
     # diffusers looks for the class in the folder's own pipeline.py only if the index says so
-    index["_class_name"] = ["pipeline", type(pipe).__name__]
+    index["_class_name"] = [own, type(pipe).__name__]
     index.pop("_name_or_path", None)
     # and a network that diffusers doesn't have only in a file beside its weights
     for part in _parts(index):

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from fedmedgen.errors import SettingsError
 from fedmedgen.models.denoiser import build_denoiser
 from fedmedgen.models.generators import Trained
+from fedmedgen.models.latent import build_latent
 from fedmedgen.models.one_step import build_one_step
-from fedmedgen.settings import GeneratorSettings
+from fedmedgen.settings import GeneratorSettings, Settings
 from fedmedgen.training.adversarial import (
     DecoderTraining,
     critic_loss,
@@ -50,14 +52,24 @@ def family_of(generator: GeneratorSettings) -> Family:
     return family
 
 
-DIFFUSION = Family(build=build_denoiser, rows=diffusion_rows, loss=diffusion_loss)
+def _of_generator(build: Callable[..., Trained]) -> Callable[..., Trained]:
+    """What is built from the generator's settings alone."""
+    return lambda settings, **door: build(settings.generator, **door)
+
+
+def _latent(settings: Settings, **door: Any) -> Trained:
+    return build_latent(settings.generator, settings.autoencoder, **door)
+
+
+DIFFUSION = Family(build=_of_generator(build_denoiser), rows=diffusion_rows, loss=diffusion_loss)
 FAMILIES = {
     "unet": DIFFUSION,
     "dit": DIFFUSION,
     "coefficients": DIFFUSION,
-    "vae": Family(build=build_one_step, rows=coded_rows, loss=elbo_loss),
+    "latent": Family(build=_latent, rows=diffusion_rows, loss=diffusion_loss),
+    "vae": Family(build=_of_generator(build_one_step), rows=coded_rows, loss=elbo_loss),
     "gan": Family(
-        build=build_one_step, rows=pair_rows, loss=critic_loss, fit=fit_pair,
+        build=_of_generator(build_one_step), rows=pair_rows, loss=critic_loss, fit=fit_pair,
         patients_loss=real_loss, beside=fakes_beside, server_training=DecoderTraining,
     ),
 }  # fmt: skip

@@ -99,6 +99,17 @@ def image_rows(
     return {"x": x, "weight": weight, "label": labels.repeat_interleave(draws).masked_fill(dropped, num_classes)}
 
 
+def encoded_rows(rows: Rows, to_input: Callable[[Tensor], Tensor], generator: torch.Generator) -> Rows:
+    """Diffusion rows as a network sees them that works on an encoding: x encoded, noise of its shape.
+
+    An encoding mixes channels, so a row whose mask is unknown weighs nothing at all.
+    """
+    distinct, place = torch.unique(rows["x"], dim=0, return_inverse=True)  # each image once, however many its draws
+    x = to_input(distinct)[place]
+    weight = rows["weight"].amin(dim=1, keepdim=True)
+    return {**rows, "x": x, "weight": weight, "noise": torch.randn(x.shape, generator=generator)}
+
+
 def segmentation_rows(cases: Sequence[Case], generator: torch.Generator, *, warp: bool = False) -> Rows:
     """Image ``[B, 1, H, W]`` and mask ``[B, H, W]`` (long) of every case that has a mask.
 

@@ -2,16 +2,22 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError
 from fedmedgen.federation import messages, records
+from fedmedgen.federation.egress import Arrays
+from fedmedgen.federation.plan import Stage
 from fedmedgen.settings import FederationSettings
 from server.public_arrays import PUBLIC, STATE, ServerPart
+from server.rounds import Rounds, _AfterRound, run_stage
+from server.run_store import RunStore
 from server.strategy import GuardedStrategy, Member, flower_strategy
 from server.streaming import OneAtATime
 
@@ -121,3 +127,26 @@ def test_what_a_stage_has_beside_the_weights_stands_in_its_checkpoints() -> None
     np.testing.assert_array_equal(other.public["base"], BASE["base"])
     np.testing.assert_array_equal(other.state["moment"], np.ones(3))
     assert ServerPart().groups() == {}
+
+
+def test_the_servers_own_step_changes_them_in_the_checkpoint_of_its_round(
+    strategy: GuardedStrategy, tmp_path: Path
+) -> None:
+    def step(number: int, weights: Arrays, part: ServerPart) -> None:
+        part.public = {"base": part.public["base"] + weights["w"][0]}
+        part.state = {"steps": np.array([number], np.float32)}
+
+    store = RunStore.create(compose(["study=demo", "smoke=true", f"out={tmp_path / 'run'}"]))
+    rounds, stage = Rounds(store, list(strategy.members.values()), {}, None), Stage("generator", 1, 1, 0.1)
+    part = ServerPart(dict(BASE), step=step)
+    before = strategy.courier.digest
+    after = _AfterRound(rounds, stage, strategy, {}, None, part)
+    after(1, messages.pack_arrays({"w": np.full(2, 5, np.float32)}))
+    assert strategy.courier.digest == messages.digest_of(part.public) != before
+    latest = store.latest()
+    assert latest is not None
+    resumed = ServerPart(dict(BASE))
+    weights = run_stage(OneAtATime(Sites()), rounds, stage, START, {}, latest, part=resumed)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(weights["w"], [5, 5])
+    np.testing.assert_array_equal(resumed.public["base"], BASE["base"] + 5)
+    np.testing.assert_array_equal(resumed.state["steps"], [1])
