@@ -23,12 +23,8 @@ from fedmedgen.models.moments import MomentsConfig, MomentsGenerator
 from fedmedgen.models.one_step import OneStepConfig, OneStepGenerator
 from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
 
-NETWORKS = {
-    network.__name__: network
-    for network in (
-        UNet2DModel, DiffusionTransformer, CoefficientNetwork, CoefficientSampler, Decoder, Encoder, Critic,
-    )
-}  # fmt: skip
+KNOWN = (UNet2DModel, DiffusionTransformer, CoefficientNetwork, CoefficientSampler, Decoder, Encoder, Critic)
+NETWORKS = {network.__name__: network for network in KNOWN}
 PARTS = ("unet", "sampler", "reader")  # of pipelines: the network of each lies in the folder of that name
 GENERATOR_USE = """```python
 from diffusers import DiffusionPipeline

@@ -289,3 +289,14 @@ def test_one_whole_study_runs_as_a_cell(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "grid-trial" / "demo-3"
     assert json.loads((folder / "result.json").read_text())["seed"] == 3
     assert str(tmp_path) not in (tmp_path / "trial.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["compare-pneumonia", "compare-lungs"])
+def test_the_comparison_has_a_cell_of_every_family_at_every_privacy_and_each_composes(name: str) -> None:
+    compared = grid.load(Path(__file__).resolve().parents[2] / "simulations" / "grids" / f"{name}.yaml")
+    families = {"unet", "dit", "latent", "vae", "gan", "coefficients", "moments"}
+    privacies = {"none", "eps10", "eps1"}
+    assert {cell.name for cell in compared.cells} == {f"{one}-{other}" for one in families for other in privacies}
+    for cell in compared.cells:
+        if not cell.name.endswith("eps1"):  # as eps10 but for epsilon
+            assert compose(compared.words(cell)).generator.family == cell.name.partition("-")[0]
