@@ -8,6 +8,7 @@ FedmedgenError
 │   ├── LedgerError      the record is broken, shorter or of another key
 │   ├── PolicyError      the site's policy refuses the request
 │   └── SelfCheckError   per-patient gradients are wrong on this model
+├── LacksArraysError     a site hasn't the public arrays that a request names: send them along
 ├── EgressError          something not listed was about to leave a site
 ├── ReplyError           a site's reply is unusable; the round goes on with the rest
 ├── FederationError      too few sites are left to go on
@@ -47,6 +48,10 @@ class PolicyError(PrivacyError):
 
 class SelfCheckError(PrivacyError):
     """Per-patient gradients of the engine disagree with one-at-a-time gradients."""
+
+
+class LacksArraysError(FedmedgenError):
+    """The site hasn't the public arrays that a request names; nothing was spent."""
 
 
 class EgressError(FedmedgenError):

@@ -39,10 +39,31 @@ class PriorSettings:
 
     roots: tuple[str, ...] = ()  # folders or npz of public radiographs of other sites, read by the server alone
     phantoms: int = 1000  # phantoms beside them; 0: none
+    steps: int = 0  # of training the generator on them at the server, before any round; 0: none
     residual: bool = True  # what the basis doesn't span is taken from prior images
 
     def __post_init__(self) -> None:
         require(self.phantoms >= 0, "prior.phantoms", self.phantoms, "at least 0")
+        require(self.steps >= 0, "prior.steps", self.steps, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings:
+    """The autoencoder of generator.family=latent, fitted at the server on public images."""
+
+    channels: tuple[int, ...] = (16, 32, 32)  # by level; each level but the first halves the sides
+    latent_channels: int = 4
+    norm_groups: int = 8
+    steps: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    kl_weight: float = 1e-4  # of the divergence of the latents from unit noise
+
+    def __post_init__(self) -> None:
+        positive("autoencoder", self, "latent_channels", "norm_groups", "steps", "batch_size", "learning_rate")
+        known = bool(self.channels) and all(width > 0 for width in self.channels)
+        require(known, "autoencoder.channels", self.channels, "at least one level, of at least one channel each")
+        require(self.kl_weight >= 0, "autoencoder.kl_weight", self.kl_weight, "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from fedmedgen.data_settings import ColumnSettings as ColumnSettings
 from fedmedgen.data_settings import DataSettings as DataSettings
 from fedmedgen.data_settings import PhantomSettings as PhantomSettings
 from fedmedgen.gate_settings import AuditSettings, GateSettings
+from fedmedgen.release_settings import AutoencoderSettings as AutoencoderSettings
 from fedmedgen.release_settings import CurriculumSettings, PriorSettings, StatisticsSettings, check_release
 from fedmedgen.schema import from_mapping, plain, positive, require
 
@@ -23,18 +24,24 @@ EVALUATION_ROWS = ("tstr", "trtr", "real_and_synthetic", "cheap", "prior", "best
 class GeneratorSettings:
     """The class-conditional generator and how a site trains it."""
 
-    family: Literal["unet", "dit", "coefficients", "moments"] = "unet"  # moments: the release is sampled, no network
+    family: Literal["unet", "dit", "coefficients", "latent", "moments", "vae", "gan"] = "unet"  # moments: no network
+    trainable: Literal["full", "lora", "attention", "norms"] = "full"  # of the network, at sites; the rest is public
+    rank: int = 4  # of an adapter's weights (lora)
     with_masks: bool = True
     unshuffle: int = 2  # pixels folded into channels at the door of the network
     channels: tuple[int, ...] = (64, 96, 128)
     attention: tuple[bool, ...] = (False, False, True)  # by level
     layers_per_block: int = 1
     norm_groups: int = 8
-    width: int = 64  # of a token (dit) or a hidden layer (coefficients)
+    width: int = 64  # of a token (dit), a hidden layer (coefficients), a level's channels (vae, gan)
     depth: int = 4  # blocks of the same
     patch: int = 4  # pixels along the side of a token, dit
     heads: int = 4  # of attention, dit
     coefficients: int = 100  # of each channel, the lowest frequencies (coefficients)
+    code: int = 64  # numbers that an image is drawn from (vae, gan)
+    decoder_std: float = 0.15  # of a pixel around what the decoder draws, public: less is sharper and less smooth (vae)
+    decoder_steps: int = 4  # at the server after each round (gan)
+    decoder_rate: float = 1e-3  # their learning rate; `learning_rate` is the critic's
     sigma_data: float = 0.5
     preconditioning: Literal["edm", "spectral"] = "edm"  # what the skip past the network expects of the data
     noise_mean: float = -1.2  # of ln sigma in training (Karras et al. 2022)
@@ -58,7 +65,9 @@ class GeneratorSettings:
         require(0 <= self.label_dropout < 1, "generator.label_dropout", self.label_dropout, "from 0 to below 1")
         require(0 <= self.ema_decay < 1, "generator.ema_decay", self.ema_decay, "from 0 to below 1")
         positive("generator", self, "sigma_data", "noise_std", "local_steps", "batch_size", "learning_rate")
-        positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups", "depth", "heads")
+        positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups", "depth", "heads", "rank")
+        positive("generator", self, "decoder_std", "decoder_steps", "decoder_rate")
+        require(self.code >= 4 and self.code % 4 == 0, "generator.code", self.code, "a multiple of 4")
         require(self.width >= 16 and self.width % 16 == 0, "generator.width", self.width, "a multiple of 16")
         require(self.width % (4 * self.heads) == 0, "generator.heads", self.heads, "4 x heads a divisor of the width")
         require(
@@ -122,6 +131,7 @@ class FederationSettings:
     max_update_norm: float = 1e4  # of a reply minus the global weights; above it the reply is rejected
     join_seconds: float = 120.0
     round_seconds: float = 3600.0
+    personal: Literal["none", "norms", "last-block"] = "none"  # of the generator: trained at each site, never sent
     client_cpus: int = 1
     client_gpus: float = 0.0  # share of a GPU for each simulated site
 
@@ -200,6 +210,7 @@ class Settings:
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     curriculum: CurriculumSettings = field(default_factory=CurriculumSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     federation: FederationSettings = field(default_factory=FederationSettings)

@@ -1,51 +1,75 @@
-"""The denoiser's first lessons: samples of the release, at the server, before any round. No site is asked."""
+"""The generator's first lessons, at the server: public images, samples of the release. No site is asked."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 
+from fedmedgen.data.cases import Case
 from fedmedgen.emission.sampling import emit
 from fedmedgen.federation import local_round, plan
-from fedmedgen.federation.egress import Arrays
-from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Trained
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.seeds import seed_of
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
-from fedmedgen.training.fit import Schedule, fit_ordinary
-from fedmedgen.training.losses import diffusion_loss
+from fedmedgen.training.families import family_of
+from fedmedgen.training.fit import Schedule
 from fedmedgen.training.rows import Rows
 from server.run_store import RunStore
 
 FILE = "curriculum.safetensors"
+PRETRAINED = "pretrained.safetensors"
 logger = logging.getLogger(__name__)
 
 
-def teach(store: RunStore, denoiser: Denoiser, cheap: MomentsGenerator) -> Arrays:
-    """The denoiser's weights after training on samples of the release: post-processing, done once in a run's life."""
-    path = store.folder / FILE
-    if path.is_file():
-        return {name: value.numpy() for name, value in load_arrays(path).items()}
-    settings, asked = store.settings, store.settings.curriculum
+def teach(store: RunStore, network: Trained, cheap: MomentsGenerator) -> None:
+    """Train the network on samples of the release: post-processing, done once in a run's life."""
+    if _known(store, FILE, network):
+        return
+    settings = store.settings
     seed = seed_of(settings.seed, "curriculum")
-    drawn = emit(cheap, counts=asked.samples, settings=settings.generator, seed=seed).cases
+    drawn = emit(cheap, counts=settings.curriculum.samples, settings=settings.generator, seed=seed).cases
+    _lessons(store, network, drawn, steps=settings.curriculum.steps, seed=seed)
+    _save(store, FILE, network)
+
+
+def pretrain(store: RunStore, network: Trained, public: Sequence[Case]) -> None:
+    """Train the network on public images, with the curriculum's batch and rate: it costs no privacy."""
+    if _known(store, PRETRAINED, network):
+        return
+    steps, seed = store.settings.prior.steps, seed_of(store.settings.seed, "pretraining")
+    _lessons(store, network, public, steps=steps, seed=seed)
+    _save(store, PRETRAINED, network)
+
+
+def _lessons(store: RunStore, network: Trained, cases: Sequence[Case], *, steps: int, seed: int) -> None:
+    settings, asked = store.settings, store.settings.curriculum
 
     def rows(generator: torch.Generator) -> Rows:
-        chosen = torch.randint(len(drawn), (asked.batch_size,), generator=generator).tolist()
-        return local_round.draw_rows(settings, plan.GENERATOR, 1, [drawn[index] for index in chosen], generator)
+        chosen = torch.randint(len(cases), (asked.batch_size,), generator=generator).tolist()
+        return local_round.draw_rows(settings, plan.GENERATOR, 1, [cases[i] for i in chosen], generator, network)
 
     schedule = Schedule(
         learning_rate=asked.learning_rate,
         first_step=0,
-        steps=asked.steps,
-        total_steps=asked.steps,
+        steps=steps,
+        total_steps=steps,
         decay=settings.generator.decay,
     )
-    denoiser.to(local_round.device_of(settings))
-    loss = fit_ordinary(
-        denoiser, diffusion_loss, rows, schedule=schedule, generator=torch.Generator().manual_seed(seed)
-    )
-    denoiser.to("cpu")
-    logger.info("curriculum: mean loss %.4f over %d steps on samples of the release", loss, asked.steps)
-    arrays = local_round.trainable_arrays(denoiser)
-    save_arrays(path, {name: torch.from_numpy(value.copy()) for name, value in arrays.items()})
-    return arrays
+    network.to(local_round.device_of(settings))
+    family, noise = family_of(settings.generator), torch.Generator().manual_seed(seed)
+    loss = family.fit(network, family.loss, rows, schedule=schedule, generator=noise)
+    network.to("cpu")
+    logger.info("lessons at the server: mean loss %.4f over %d steps", loss, steps)
+
+
+def _known(store: RunStore, name: str, network: Trained) -> bool:
+    """Whether the lessons were done before this run was resumed; the network has their weights then."""
+    path = store.folder / name
+    if path.is_file():
+        network.load_state_dict(load_arrays(path), strict=False)  # buffers are the network's own
+    return path.is_file()
+
+
+def _save(store: RunStore, name: str, network: Trained) -> None:
+    save_arrays(store.folder / name, dict(network.named_parameters()))

@@ -16,7 +16,7 @@ from fedmedgen.emission.writing import write_set
 from fedmedgen.evaluation import segmentation
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.evaluation.study import evaluate
-from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Generator
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.saving import save_generator, save_segmenter
 from fedmedgen.models.segmenter import Segmenter
@@ -27,7 +27,6 @@ from server.rounds import Rounds
 from server.run_store import RunStore
 from server.tracking import write_events
 
-Generator = Denoiser | MomentsGenerator
 logger = logging.getLogger(__name__)
 
 
@@ -62,11 +61,11 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         "rounds": settings.rounds,
         "simulation": rounds.simulation,
     }
-    if settings.statistics.share:
+    if settings.statistics.share or settings.prior.steps or settings.generator.family == "latent":
         roots = [Path(root).name for root in settings.prior.roots]
         phantoms = [f"{settings.prior.phantoms} phantoms"] if settings.prior.phantoms else []
         common["public images"] = ", ".join(roots + phantoms) or "none"
-        if settings.prior.residual and common["public images"] != "none":
+        if settings.statistics.share and settings.prior.residual and common["public images"] != "none":
             words = "parts of them, recognisable, are in this folder and in what is drawn; no epsilon covers those"
             common["public images"] = f"{common['public images']}: {words}"
     if agreed is None:

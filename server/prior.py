@@ -22,7 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 def public_images(settings: Settings, private: CaseSet | None = None) -> Tensor:
-    """Public radiographs and phantoms as the generator sees images, ``[B, C, H, W]``; B is 0 where there are none.
+    """`public_cases` as `as_images` has them."""
+    return as_images(settings, public_cases(settings, private))
+
+
+def as_images(settings: Settings, cases: Sequence[Case]) -> Tensor:
+    """Public cases as the generator sees images, ``[B, C, H, W]``; B is 0 where there are none."""
+    masks = masks_of(settings)
+    return encode(cases, masks) if cases else torch.zeros(0, max(1, len(masks)), *settings.data.size)
+
+
+def public_cases(settings: Settings, private: CaseSet | None = None) -> list[Case]:
+    """Public radiographs, without labels, and phantoms of the study's classes.
 
     Where the study has masks, only images with masks of its classes serve. `private` are the study's own cases, where
     a simulation has them at hand.
@@ -38,9 +49,7 @@ def public_images(settings: Settings, private: CaseSet | None = None) -> Tensor:
         data = replace(settings.data, mask_classes=masks)
         seed = seed_of(settings.seed, "public")
         cases += phantoms.prior(settings.prior.phantoms, data=data, classes=settings.data.classes, seed=seed)
-    if not cases:
-        return torch.zeros(0, max(1, len(masks)), *settings.data.size)
-    return encode(cases, masks)
+    return cases
 
 
 def _radiographs(root: str, settings: Settings, masks: tuple[str, ...]) -> list[Case]:
@@ -51,7 +60,8 @@ def _radiographs(root: str, settings: Settings, masks: tuple[str, ...]) -> list[
     data = DataSettings(
         root=root, columns=asked.columns, mask_classes=masks, size=asked.size, fit=asked.fit, min_patients=1
     )
-    cases = [case for case in sources.load(data, seed=settings.seed) if case.mask is not None or not masks]
+    found = sources.load(data, seed=settings.seed)
+    cases = [replace(case, label=None) for case in found if case.mask is not None or not masks]
     logger.info("prior: %d public images of %s", len(cases), place.name)
     return cases
 

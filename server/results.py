@@ -41,6 +41,7 @@ def assemble(
         "stage_seconds": study.stage_seconds,
         "bytes_up": sum(row["bytes_up"] for row in rows),
         "bytes_down": sum(row["bytes_down"] for row in rows),
+        "parameters": study.parameters,
         "simulation": rounds.simulation if rounds else settings.simulated,
         "public_data": settings.data.public or not settings.data.root,
         "privacy": _privacy(study, rounds),

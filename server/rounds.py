@@ -18,6 +18,7 @@ from fedmedgen.federation.egress import Arrays
 from fedmedgen.federation.plan import Stage
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.training.ema import ema
+from server.public_arrays import ServerPart
 from server.run_store import Checkpoint, RunStore
 from server.strategy import GuardedStrategy, Member, Outcome, flower_strategy
 from server.streaming import OneAtATime
@@ -82,23 +83,28 @@ def run_stage(  # noqa: PLR0913  (what a stage takes; the last by name)
     latest: Checkpoint | None,
     *,
     reply_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    part: ServerPart | None = None,
 ) -> Arrays:
     """Run what is left of a stage; the averaged (EMA) weights at its end.
 
     `kept` are arrays of earlier stages that each checkpoint carries along; `latest` is this stage's last checkpoint;
     `reply_shapes` are those of a reply that is no update of `initial`, then what the one round left asks, and a
     plain average is taken. A stage ends early where crashes have cost its sites the steps of its last rounds.
+    `part` is what the stage has beside the weights; it is then as the last round left it.
     """
+    part = part or ServerPart()
     weights, averaged, done = initial, None, 0
     if latest is not None:
         weights, averaged, done = latest.groups["weights"], latest.groups["ema"], latest.round
+        part.restore(latest.groups)
     if done >= stage.rounds:
         return averaged if averaged is not None else weights
     if reply_shapes is not None:
         weights, averaged = initial, None
     strategy = _strategy(rounds, stage, latest, reply_shapes)
-    after = _AfterRound(rounds, stage, strategy, kept, averaged)
-    in_turn: Any = OneAtATime(grid)
+    strategy.courier.load(part.public)
+    after = _AfterRound(rounds, stage, strategy, kept, averaged, part)
+    in_turn: Any = OneAtATime(grid, strategy.again)
     try:
         strategy.start(
             in_turn,
@@ -145,13 +151,14 @@ def _strategy(
 
 @dataclass
 class _AfterRound:
-    """Flower's hook after each round: average, write the rows, checkpoint."""
+    """Flower's hook after each round: average, take the server's own step, write the rows, checkpoint."""
 
     rounds: Rounds
     stage: Stage
     strategy: GuardedStrategy
     kept: dict[str, Arrays]
     averaged: Arrays | None
+    part: ServerPart
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
         if server_round == 0:
@@ -160,7 +167,10 @@ class _AfterRound:
         weights = messages.unpack_arrays(arrays)
         self.averaged = _ema(self.averaged, weights, self.rounds.store.settings.generator.ema_decay)
         self.note(number)
-        groups = {**self.kept, "weights": weights, "ema": self.averaged}
+        if self.part.step is not None:
+            self.part.step(number, weights, self.part)
+            self.strategy.courier.load(self.part.public)
+        groups = {**self.kept, **self.part.groups(), "weights": weights, "ema": self.averaged}
         for group, attribute in FLOWER_STATE.items():
             if state := getattr(self.strategy.inner, attribute, None):
                 groups[group] = {key: np.asarray(value) for key, value in state.items()}

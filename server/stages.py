@@ -5,7 +5,7 @@ Data, join, prior, statistics, curriculum, generator, segmenter, emission, evalu
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,17 +13,24 @@ from typing import Any
 import torch
 from flwr.serverapp import Grid
 
-from fedmedgen.data.cases import CaseSet
+from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.data.partition import held
+from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, plan
+from fedmedgen.models.adapters import merge
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Generator
+from fedmedgen.models.generators import Trained as Network
+from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
-from server.curriculum import teach
+from server.autoencoder import fit_autoencoder
+from server.curriculum import pretrain, teach
+from server.decoder import at_the_end, server_part
 from server.finishing import drawn_from, emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
 from server.joining import join, newcomers
-from server.prior import public_images
+from server.prior import as_images, public_cases
 from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
@@ -43,6 +50,7 @@ class Study:
     test: CaseSet | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None  # numbers in the generator
 
     @property
     def settings(self) -> Settings:
@@ -60,7 +68,7 @@ class Study:
 class Trained:
     """What a study has learned; `cheap` is the generator from the statistics, where it isn't the study's own."""
 
-    generator: Denoiser | MomentsGenerator
+    generator: Generator
     segmenter: Segmenter | None = None
     cheap: MomentsGenerator | None = None
 
@@ -81,6 +89,7 @@ def run_study(grid: Grid, store: RunStore, known: Mapping[int, str] | None = Non
         with study.timed("join"):
             rounds = begin(grid, study)
         trained = train(grid, study, rounds)
+        study.parameters = sum(value.numel() for value in trained.generator.parameters())
         torch.set_num_threads(study.settings.runtime.server_threads)  # sites in this process have set theirs
         save_models(study.store, rounds, trained.generator, trained.segmenter, trained.cheap)
         snapshot_ledgers(study.store, rounds)
@@ -136,44 +145,78 @@ def begin(grid: Grid, study: Study) -> Rounds:
 def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
     """The stages of learning that are left, each starting from what the one before it learned."""
     settings, store = study.settings, study.store
-    cheap = _cheap(grid, study, rounds)
+    public = _public(study)
+    cheap = _cheap(grid, study, rounds, public)
     if cheap is not None and settings.generator.family == "moments":
         return Trained(cheap)
-    denoiser = local_round.build_model(settings, plan.GENERATOR)
-    assert isinstance(denoiser, Denoiser)
-    initial = local_round.trainable_arrays(denoiser)
-    if cheap is not None and settings.curriculum.steps:
-        with study.timed("curriculum"):
-            torch.set_num_threads(settings.runtime.server_threads)
-            initial = teach(store, denoiser, cheap)
+    network = prepared(study, public, cheap)
+    initial, part = local_round.trainable_arrays(network), server_part(settings, network)
     stages = {stage.name: stage for stage in plan.stages(settings)}
     finished = store.latest_of(plan.SEGMENTER)
     if finished is not None:
         generator = finished.groups["generator"]
+        part.restore(finished.groups)
     elif plan.GENERATOR in stages:
         with study.timed(plan.GENERATOR):
             latest = store.latest_of(plan.GENERATOR)
-            generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest)
+            generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest, part=part)
     else:
         generator = initial
-    local_round.load_arrays(denoiser, generator)
+    local_round.load_public(network, at_the_end(part))
+    local_round.load_arrays(network, generator)
+    if isinstance(network, Denoiser):
+        merge(network.unet)
     if plan.SEGMENTER not in stages:
-        return Trained(denoiser, cheap=cheap)
-    segmenter = local_round.segmenter_of(denoiser, settings)
+        return Trained(network, cheap=cheap)
+    segmenter = local_round.segmenter_of(network, settings)
     with study.timed(plan.SEGMENTER):
         first, latest = local_round.trainable_arrays(segmenter), store.latest_of(plan.SEGMENTER)
-        arrays = run_stage(grid, rounds, stages[plan.SEGMENTER], first, {"generator": generator}, latest)
+        kept = {"generator": generator, **part.groups()}
+        arrays = run_stage(grid, rounds, stages[plan.SEGMENTER], first, kept, latest)
     local_round.load_arrays(segmenter, arrays)
-    return Trained(denoiser, segmenter, cheap)
+    return Trained(network, segmenter, cheap)
 
 
-def _cheap(grid: Grid, study: Study, rounds: Rounds) -> MomentsGenerator | None:
+def prepared(study: Study, public: Sequence[Case], cheap: MomentsGenerator | None) -> Network:
+    """The generator as the first round finds it: taught at the server, then split into what trains and what is public.
+
+    **Raises** `SettingsError` where a part is to be trained of a network that nothing has taught the rest.
+    """
+    settings, store = study.settings, study.store
+    network = local_round.build_whole(settings)
+    torch.set_num_threads(settings.runtime.server_threads)
+    if isinstance(network, LatentDenoiser):
+        with study.timed("autoencoder"):
+            fit_autoencoder(store, network, as_images(settings, public))
+    if settings.prior.steps:
+        with study.timed("pretraining"):
+            pretrain(store, network, public)
+    if cheap is not None and settings.curriculum.steps:
+        with study.timed("curriculum"):
+            teach(store, network, cheap)
+    elif settings.generator.trainable != "full" and not settings.prior.steps:
+        raise SettingsError(
+            f"generator.trainable={settings.generator.trainable} rests on a network that was taught before the rounds:"
+            " set prior.steps, or curriculum.steps with statistics.share"
+        )
+    return local_round.adapted(network, settings)
+
+
+def _public(study: Study) -> list[Case]:
+    """The public cases, where a stage of the study uses any."""
+    settings = study.settings
+    if not (settings.statistics.share or settings.prior.steps or settings.generator.family == "latent"):
+        return []
+    with study.timed("prior"):
+        return public_cases(settings, study.loaded)
+
+
+def _cheap(grid: Grid, study: Study, rounds: Rounds, cases: Sequence[Case]) -> MomentsGenerator | None:
     """The generator that the statistics alone make; None where the study has none."""
     settings = study.settings
     if not settings.statistics.share:
         return None
-    with study.timed("prior"):
-        public = public_images(settings, study.loaded)
+    public = as_images(settings, cases)
     with study.timed(plan.STATISTICS):
         released = release(grid, rounds, public)
         torch.set_num_threads(settings.runtime.server_threads)

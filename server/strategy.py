@@ -18,6 +18,7 @@ from fedmedgen.federation.aggregation import check_reply
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER
 from fedmedgen.settings import FederationSettings
+from server.public_arrays import Courier
 from server.streaming import WeightedMean
 
 logger = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class GuardedStrategy(Strategy):
         self._reference: Mapping[str, NDArray[np.float32]] = {}
         self._sent_at = 0.0
         self._bytes_down: dict[int, int] = {}
+        self.courier = Courier()
 
     def _take_in(self, members: Sequence[Member]) -> None:
         known = {**self.members, **{member.node: member for member in members}}
@@ -130,7 +132,11 @@ class GuardedStrategy(Strategy):
             self._reference = {name: np.zeros(shape, np.float32) for name, shape in self._reply_shapes.items()}
         self._take_in(self._newcomers())
         pinned: Any = PinnedNodes(list(self.members.values()))
-        drawn = list(self.inner.configure_train(number, arrays, config, pinned))
+        if self.courier.digest:
+            config[records.PUBLIC] = self.courier.digest
+        drawn = [
+            self.courier.addressed(message) for message in self.inner.configure_train(number, arrays, config, pinned)
+        ]
         drawn.sort(key=lambda message: self.members[message.metadata.dst_node_id].site)
         self._bytes_down = {message.metadata.dst_node_id: messages.size_of(message.content) for message in drawn}
         self._sent_at = time.monotonic()
@@ -162,6 +168,13 @@ class GuardedStrategy(Strategy):
         if combined is None:
             raise FederationError("Flower's strategy combined nothing although replies were usable")
         return _as_float32(combined), None
+
+    def again(self, reply: Message) -> Message | None:
+        """What to ask a site once more before its reply counts: what it lacked, sent along."""
+        repeated = self.courier.again(reply)
+        if repeated is not None:
+            self._bytes_down[reply.metadata.src_node_id] += messages.size_of(repeated.content)
+        return repeated
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -4,7 +4,7 @@ However many sites there are, the server holds one reply and one sum. The order 
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from flwr.app import Message
@@ -15,10 +15,13 @@ POLL_SECONDS = 1.0
 
 
 class OneAtATime:
-    """A grid whose replies come one at a time; all else is the grid's own."""
+    """A grid whose replies come one at a time; all else is the grid's own.
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    `again` sees each reply first, and may name a message to send in its place, whose reply is then the site's.
+    """
+
+    def __init__(self, grid: Grid, again: Callable[[Message], Message | None] = lambda _: None) -> None:
+        self._grid, self._again = grid, again
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._grid, name)
@@ -26,14 +29,22 @@ class OneAtATime:
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Replies in the order of the messages; those that aren't there in time are left out."""
         end = np.inf if timeout is None else time.monotonic() + timeout
-        return self._replies([name for name in self._grid.push_messages(list(messages)) if name], end)
+        return self._replies(self._pushed(list(messages)), end)
+
+    def _pushed(self, messages: list[Message]) -> list[str]:
+        return [name for name in self._grid.push_messages(messages) if name]
 
     def _replies(self, names: list[str], end: float) -> Iterator[Message]:
         for name in names:
             while not (found := list(self._grid.pull_messages([name]))) and time.monotonic() < end:
                 time.sleep(POLL_SECONDS)
             while found:
-                yield found.pop()
+                repeated = self._again(found[-1])
+                if repeated is None:
+                    yield found.pop()
+                else:
+                    found.pop()
+                    yield from self._replies(self._pushed([repeated]), end)
 
 
 class WeightedMean:

@@ -85,7 +85,7 @@ def tuned(model: nn.Module, cell: Cell, cases: Sequence[Case], *, steps: int, af
 
     def rows(generator: torch.Generator) -> Rows:
         chosen = torch.randint(len(cases), (batch,), generator=generator).tolist()
-        return local_round.draw_rows(settings, plan.SEGMENTER, 1, [cases[place] for place in chosen], generator)
+        return local_round.draw_rows(settings, plan.SEGMENTER, 1, [cases[place] for place in chosen], generator, model)
 
     total = max(steps, cell.steps if after else 0)
     schedule = Schedule(learning_rate=cell.rate, first_step=after, steps=steps, total_steps=total)

@@ -20,9 +20,11 @@ import yaml
 from rich.console import Console
 
 from fedmedgen.errors import RunError, SettingsError
+from fedmedgen.reporting.record import read
 from fedmedgen.schema import from_mapping, require
 from simulations.grid_page import Comparison, Shown, page
 from simulations.grid_table import DONE, Row, Table, code_commit, failed_row, finished_row, plain_words
+from simulations.results import sheet
 from simulations.run import result_of, simulate
 
 RUNS = Path("runs")
@@ -57,6 +59,7 @@ class Grid:
     measures: tuple[str, ...] = ("auc", "accuracy", "dice")
     compare: tuple[tuple[str, ...], ...] = ()  # pairs of cells; CELL/ROW for another row than tstr
     published: str = ""  # where the cells' published figures are from, and on what they were measured
+    pictures: bool = False  # of synthetic cases, beside the page
     name: str
 
     def __post_init__(self) -> None:
@@ -122,6 +125,8 @@ def run_grid(grid: Grid, table: Table, *, runner: Runner, retry: bool = False) -
         ahead = f", about {spent / number * (len(left) - number) / 60:.0f} min left" if number else ""
         console.print(f"[bold]{number + 1}/{len(left)} {job.cell}, seed {job.seed}[/] ({spent / 60:.1f} min{ahead})")
         row = measured(job, table, runner)
+        if grid.pictures and row["status"] == DONE:
+            _picture(job.folder, table.path.parent / picture_name(grid, job.cell))
         table.append(row)
         failures += row["status"] != DONE
         console.print(_ending(row))
@@ -148,6 +153,18 @@ def simulated(words: Sequence[str], folder: Path) -> dict[str, Any]:
     if (folder / "checkpoint.json").is_file():
         return result_of(simulate(resume=str(folder)))
     return result_of(simulate(words, out=str(folder)))
+
+
+def picture_name(grid: Grid, cell: str) -> str:
+    return f"{grid.name}-{cell}.png"
+
+
+def _picture(run: Path, path: Path) -> None:
+    """The first synthetic cases of a run, no chosen ones."""
+    synthetic = read(run).synthetic
+    if synthetic is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet(synthetic).save(path, optimize=True)
 
 
 def _prepare(job: Job, commit: str, known: int) -> int:
@@ -183,6 +200,7 @@ def _ending(row: Row) -> str:
 def write_page(grid: Grid, table: Table, out: Path, *, command: str) -> Path:
     """OUT/GRID.md from the table alone; its path."""
     rows = [row for job in grid.jobs() for row in [table.latest(job.key)] if row is not None]
+    pictures = {cell.name: picture_name(grid, cell.name) for cell in grid.cells}
     shown = Shown(
         name=grid.name,
         title=grid.title,
@@ -194,6 +212,7 @@ def write_page(grid: Grid, table: Table, out: Path, *, command: str) -> Path:
         comparisons=tuple(Comparison(*pair) for pair in grid.compare),
         source=grid.published,
         published={cell.name: cell.published for cell in grid.cells if cell.published is not None},
+        pictures={cell: name for cell, name in pictures.items() if (out / name).is_file()},
     )
     path = out / f"{grid.name}.md"
     path.write_text("\n".join(page(shown, rows, others=len(table.rows) - len(rows))) + "\n")

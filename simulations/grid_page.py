@@ -17,6 +17,8 @@ TRAINED_ON = {
     "best_site": "best single site",
     "trtr": "real, all sites (TRTR)",
 }
+EXTRAS = {"fd": "FD", "kid": "KID", "coverage": "coverage", "parameters": "parameters",
+          "bytes_per_round": "bytes a round", "training_seconds": "training, s"}  # fmt: skip
 MOST_CLASSES = 12
 
 
@@ -42,6 +44,7 @@ class Shown:
     comparisons: tuple[Comparison, ...] = ()
     source: str = ""
     published: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)  # of synthetic cases: cell and file
 
 
 def page(shown: Shown, rows: Rows, *, others: int) -> list[str]:
@@ -65,6 +68,7 @@ def page(shown: Shown, rows: Rows, *, others: int) -> list[str]:
         *_recalls(shown, done),
         *_compared(shown, done),
         *_published(shown, done),
+        *_pictures(shown),
         *_failed(rows),
     ]  # fmt: skip
 
@@ -87,8 +91,7 @@ def values(rows: Rows, cell: str, column: str) -> dict[int, float]:
 
 
 def _cost(shown: Shown, rows: Rows) -> list[str]:
-    extras = {"fd": "FD", "kid": "KID"}
-    kept = {key: words for key, words in extras.items() if any(row.get(key) for row in rows)}
+    kept = {key: words for key, words in EXTRAS.items() if any(row.get(key) for row in rows)}
     table = _head("cell", "seeds", "epsilon", "delta", "unit", *kept.values(), "seconds", "peak MB")
     for cell in shown.cells:
         mine = [row for row in rows if row["cell"] == cell]
@@ -163,6 +166,11 @@ def _published(shown: Shown, rows: Rows) -> list[str]:
         count = _mean(values(rows, cell, "trtr_n"), _short)
         table.append(_line(cell, count, _mean(accuracy, lambda value: f"{value:.1f}"), f"{published:.1f}"))
     return [*([*shown.source.strip().splitlines(), ""] if shown.source else []), *table, ""]
+
+
+def _pictures(shown: Shown) -> list[str]:
+    """Of each cell the first cases of each class, a row a class, masks below their images; synthetic ones alone."""
+    return [line for cell, file in shown.pictures.items() for line in (f"**{cell}**", "", f"![{cell}]({file})", "")]
 
 
 def _failed(rows: Rows) -> list[str]:

@@ -23,6 +23,7 @@ COLUMNS = (
     *KEY, "status", "reason", "attempts", "date", "commit", "machine", "epsilon", "delta", "unit", "accountant",
     "sites", "seconds", "peak_rss_mb", "test_cases",
 )  # fmt: skip
+TRAINING = ("statistics", "curriculum", "generator", "segmenter")  # stages
 RESULTS = "docs/results"  # what a grid writes; it changes nothing that runs
 LONGEST_REASON = 300
 Row = dict[str, Any]
@@ -111,8 +112,21 @@ def finished_row(result: Mapping[str, Any]) -> Row:
         "seconds": result.get("seconds"),
         "peak_rss_mb": result.get("peak_rss_mb"),
         "test_cases": result.get("test_cases"),
+        **cost(result),
         **measures(result.get("metrics", {})),
     }
+
+
+def cost(result: Mapping[str, Any]) -> Row:
+    """Seconds of training alone, bytes of all sites in a round both ways, numbers in the generator; what is known."""
+    flat: Row = {}
+    if stages := result.get("stage_seconds"):
+        flat["training_seconds"] = sum(stages.get(name, 0.0) for name in TRAINING)
+    if rounds := result.get("rounds"):
+        flat["bytes_per_round"] = round((result.get("bytes_up", 0) + result.get("bytes_down", 0)) / rounds)
+    if result.get("parameters"):
+        flat["parameters"] = result["parameters"]
+    return flat
 
 
 def failed_row(error: Exception, seconds: float) -> Row:
@@ -127,7 +141,7 @@ def failed_row(error: Exception, seconds: float) -> Row:
 
 
 def measures(metrics: Mapping[str, Any]) -> Row:
-    """ROW_MEASURE of each row of each task, as tstr_auc or prior_recall_normal; fd and kid of the synthetic set."""
+    """ROW_MEASURE of each row of each task, as tstr_auc or prior_recall_normal; fidelity of the synthetic set."""
     flat: Row = {}
     for task, names in (("classification", {"auc": "auc", "accuracy": "accuracy"}),
                         ("segmentation", {"dice_mean": "dice"})):  # fmt: skip
@@ -144,7 +158,7 @@ def measures(metrics: Mapping[str, Any]) -> Row:
     fidelity = metrics.get("fidelity", {})
     for prefix, found in (("", fidelity), ("prior_", fidelity.get("prior") or {}),
                           ("floor_", fidelity.get("floor") or {})):  # fmt: skip
-        flat |= {f"{prefix}{name}": found[name] for name in ("fd", "kid") if name in found}
+        flat |= {f"{prefix}{name}": found[name] for name in ("fd", "kid", "coverage") if name in found}
     return flat
 
 

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from fedmedgen.errors import (
     BudgetError,
     DataError,
+    LacksArraysError,
     LedgerError,
     PrivacyError,
     SelfCheckError,
@@ -30,6 +31,7 @@ REFUSALS: tuple[tuple[type[Exception], str], ...] = (
     (PrivacyError, records.REFUSED_POLICY),
     (SettingsError, records.REFUSED_POLICY),
     (DataError, records.REFUSED_DATA),
+    (LacksArraysError, records.LACKS_ARRAYS),
 )
 
 

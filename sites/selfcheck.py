@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedmedgen import __version__
 from fedmedgen.data.cases import Case
@@ -35,7 +35,7 @@ def check_once(folder: Path, settings: Settings, stage: str) -> None:
         return
     if what not in _passed:
         model = local_round.build_model(settings, stage).to(device)
-        rows = partial(random_rows, settings, stage)
+        rows = partial(random_rows, settings, stage, model)
         loss = local_round.loss_of(settings, stage)
         check_engine(privacy.engine, model, loss, rows, precision=privacy.precision)
         _passed.add(what)
@@ -55,7 +55,7 @@ def _checked(settings: Settings, stage: str, device: torch.device) -> list[Any]:
     return [stage, mapping["generator"], mapping["segmenter"], data, how, machine, code]
 
 
-def random_rows(settings: Settings, stage: str, num_patients: int) -> list[dict[str, Tensor]]:
+def random_rows(settings: Settings, stage: str, model: nn.Module, num_patients: int) -> list[dict[str, Tensor]]:
     """Rows of patients made of noise: the check reads no real case."""
     generator = torch.Generator().manual_seed(0)
     random = np.random.default_rng(0)
@@ -71,6 +71,6 @@ def random_rows(settings: Settings, stage: str, num_patients: int) -> list[dict[
             )
             for image in range(1 + number % 3)
         ]
-        drawn = local_round.draw_rows(settings, stage, 2, cases, generator)
+        drawn = local_round.draw_rows(settings, stage, 2, cases, generator, model)
         rows.append(to_device(drawn, local_round.device_of(settings)))
     return rows

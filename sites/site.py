@@ -1,30 +1,29 @@
 """A site: its policy, its cases, its ledger, and what it does when it is asked for a round."""
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from fedmedgen.data import holdout
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.errors import EgressError, PolicyError, SettingsError
+from fedmedgen.errors import EgressError, PolicyError
 from fedmedgen.federation import egress, local_round, local_statistics, plan, records
 from fedmedgen.federation.egress import Checked, Reply
 from fedmedgen.federation.holdout_record import HoldoutRecord
 from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.messages import Request
-from fedmedgen.federation.policy import SitePolicy, check_plan, check_request, check_statistics
+from fedmedgen.federation.policy import SitePolicy, check_plan, check_request
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import Ledger, Limit, load_key, load_or_create_key
 from fedmedgen.privacy.new_ledger import require_made
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import RuntimeSettings, Settings
 from sites.canaries import Planting
-from sites.checks import Shapes, check_arrays, check_round
+from sites.checks import Shapes, check_arrays, check_public, check_round, expected_of
+from sites.personal import PersonalLayers
+from sites.public_arrays import PublicArrays
 from sites.replies import ReplyStore
 from sites.selfcheck import check_once
 
@@ -77,16 +76,22 @@ class Site:
         the spend a fault at a real site yields a reply of pure noise: whether it occurred may depend on patients.
         """
         settings = request.settings
-        sent = sum(array.size for array in request.arrays.values())
+        sent = sum(array.size for arrays in (request.arrays, request.public_arrays) for array in arrays.values())
         check_request(self.policy, settings, parameters=sent, stage=request.stage)
         check_round(request)
-        asked, expected = self._shapes(request)
-        check_arrays(request, asked)
+        expected = expected_of(self.policy, request)
+        check_arrays(request, expected)
+        public = PublicArrays(self.folder / "public")
+        public.keep(request)
         replies = ReplyStore(self.folder / "replies")
         ledger = self.ledger() if settings.private else None
         with replies.turn(request.digest):
-            stored = self._stored(request, replies, expected, ledger)
-            return stored or self._answered(request, replies, expected, ledger)
+            stored = self._stored(request, replies, expected.answer, ledger)
+            if stored is not None:
+                return stored
+            request = public.complete(request)
+            check_public(request.public_arrays, expected)
+            return self._answered(request, replies, expected.answer, ledger)
 
     def _stored(self, request: Request, replies: ReplyStore, expected: Shapes, ledger: Ledger | None) -> Checked | None:
         """The reply to the same request, if one is stored, paid, and may leave under the policy as it is now."""
@@ -163,40 +168,17 @@ class Site:
     def _limit(self) -> Limit:
         return Limit(epsilon=self.policy.lifetime_epsilon, delta=self.policy.lifetime_delta)
 
-    def _shapes(self, request: Request) -> tuple[Shapes, Shapes]:
-        """Shapes of what must come with the request, and of what answers it."""
-        if request.stage != plan.STATISTICS:
-            network = self._expected(request)
-            return network, network
-        settings = request.settings
-        dimension = local_statistics.dimension_of(request.arrays, request.round)
-        wanted = settings.statistics.dimension if request.round == 1 else 0
-        if dimension == 0 or wanted not in (0, dimension):
-            raise PolicyError(f"the request asks about {dimension} coefficients; its settings say otherwise")
-        size = local_statistics.layout_of(settings, dimension, request.round).size
-        check_statistics(self.policy, dimension=dimension, size=size)
-        asked = local_statistics.request_shapes(settings, dimension, request.round)
-        return asked, local_statistics.reply_shapes(settings, dimension, request.round)
-
-    def _expected(self, request: Request) -> dict[str, tuple[int, ...]]:
-        """Shapes of what the request's own settings train, found without taking memory for them."""
-        try:
-            with torch.device("meta"):
-                model = local_round.build_model(request.settings, request.stage)
-        except (SettingsError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise PolicyError(f"the request describes no network that can be built: {error}") from error
-        shapes = {name: tuple(value.shape) for name, value in model.named_parameters() if value.requires_grad}
-        parameters = sum(math.prod(shape) for shape in shapes.values())
-        check_request(self.policy, request.settings, parameters=parameters, stage=request.stage)
-        return shapes
-
     def _round(self, request: Request, agreed: Plan | None, planting: Planting | None) -> Reply:
         settings = self.policy.on_own_machine(request.settings)
         stage = plan.stage_named(settings, request.stage)
         mechanism = None if agreed is None else next(item for item in agreed.stages if item.name == stage.name)
         if mechanism is None and not self.policy.simulation:
             raise PolicyError("without a mechanism only a simulation may answer")
-        asked = LocalRound(settings, stage, request.round, mechanism, request.proximal_mu)
+        personal = PersonalLayers.of(self.folder, request)
+        asked = LocalRound(
+            settings, stage, request.round, mechanism, request.proximal_mu,
+            public=request.public_arrays, personal=personal.before(request.round),
+        )  # fmt: skip
         run = local_statistics.run if stage.name == plan.STATISTICS else local_round.run
 
         def answer(asked: LocalRound, cases: CaseSet) -> LocalResult:
@@ -212,6 +194,7 @@ class Site:
             logger.exception("site %s: the round failed; the reply is noise", self.policy.site)
             on_cpu = replace(asked, settings=replace(settings, runtime=RuntimeSettings(device="cpu")))
             result = with_canaries(on_cpu, cases.with_cases([]))
+        personal.keep(request.round, result.personal)
         metrics = {records.WEIGHT: float(self._declared(stage.name))}
         if self.policy.simulation and result.loss is not None:
             metrics[records.LOSS] = result.loss

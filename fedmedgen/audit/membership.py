@@ -18,8 +18,11 @@ from torch import Tensor
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.models.basis import standardised
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Generator
 from fedmedgen.models.moments import MomentsGenerator
+from fedmedgen.models.one_step import OneStepGenerator
 from fedmedgen.models.pipeline import coefficients
+from fedmedgen.training.losses import elbo_loss
 from fedmedgen.training.rows import encode
 
 SIGMAS = (0.1, 0.2, 0.4, 0.8)
@@ -29,23 +32,35 @@ BATCH = 128
 RESAMPLES = 1000
 FALSE_POSITIVES = {"tpr_at_1pct_fpr": 0.01, "tpr_at_01pct_fpr": 0.001}
 RIDGE = 1e-3  # of a covariance's mean eigenvalue
+MAIN = ("loss", "likelihood", "critic")  # the one attack of each family that canaries are looked for by
 Scores = NDArray[np.float64]
 Parts = list[tuple[Tensor, Tensor]]
 Attack = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
 
 
-def attacks(generator: Denoiser | MomentsGenerator, cases: CaseSet, *, seed: int = 0) -> dict[str, Scores]:
+def attacks(generator: Generator, cases: CaseSet, *, seed: int = 0) -> dict[str, Scores]:
     """The scores ``[N]`` of each attack that fits the generator's family."""
     x = encode(cases.cases, generator.config.mask_classes)
     labels = torch.tensor([generator.num_classes if case.label is None else case.label for case in cases])
     if isinstance(generator, MomentsGenerator):
         return {"likelihood": likelihood(generator, x, labels)}
-    parts = list(zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True))
+    if isinstance(generator, OneStepGenerator):
+        return one_step(generator, x, labels, seed=seed)
+    inputs = [generator.to_input(part) for part in torch.split(x, BATCH)]
+    parts = list(zip(inputs, torch.split(labels, BATCH), strict=True))
     found = {f"loss at {sigma:g}": _together(parts, generator, sigma, partial(_loss, seed=seed)) for sigma in SIGMAS}
     found["loss"] = np.mean(list(found.values()), axis=0)
     found["PIA"] = np.mean([_together(parts, generator, sigma, _pia) for sigma in SIGMAS], axis=0)
     found["SimA"] = np.mean([_together(parts, generator, sigma, _sima) for sigma in SIGMAS], axis=0)
     return found
+
+
+@torch.inference_mode()
+def one_step(generator: OneStepGenerator, x: Tensor, labels: Tensor, *, seed: int) -> dict[str, Scores]:
+    """What a GAN's critic makes of each image; of a VAE the evidence lower bound."""
+    parts = list(zip(torch.split(x, BATCH), torch.split(labels, BATCH), strict=True))
+    name, score = ("critic", generator.reader) if generator.adversarial else ("loss", partial(_bound, generator, seed))
+    return {name: torch.cat([score(images, own) for images, own in parts]).double().numpy()}
 
 
 @torch.inference_mode()
@@ -147,6 +162,18 @@ def _loss(generator: Denoiser, x: Tensor, labels: Tensor, sigma: Tensor, *, seed
     for _ in range(DRAWS):
         added = sigma[:, None, None, None] * torch.randn((1, *x.shape[1:]), generator=noise)
         total += (((generator(x + added, sigma, labels) - x) / scale) ** 2).mean(dim=(1, 2, 3))
+    return -total / DRAWS
+
+
+def _bound(generator: OneStepGenerator, seed: int, x: Tensor, labels: Tensor) -> Tensor:
+    """A VAE's evidence lower bound, mean over the same few draws of noise for every image."""
+    noise = torch.Generator().manual_seed(seed)
+    rows = {"x": x, "label": labels, "weight": torch.ones_like(x)}
+    total = torch.zeros(len(x))
+    for _ in range(DRAWS):
+        total += elbo_loss(
+            generator, {**rows, "noise": torch.randn((1, generator.decoder.config.code), generator=noise)}
+        )
     return -total / DRAWS
 
 

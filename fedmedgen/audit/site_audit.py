@@ -142,7 +142,7 @@ def _canaries(record: CanaryRecord, generator: Any, settings: Settings, delta: f
         )
         cases = CaseSet(tuple(made), settings.data.classes)
         by_attack = membership.attacks(generator, cases, seed=settings.seed)
-        scores = by_attack["loss" if "loss" in by_attack else "likelihood"]
+        scores = next(by_attack[name] for name in membership.MAIN if name in by_attack)
     if len(scores) < one_run.FEWEST:
         return {"skipped": f"{len(scores)} canaries prove nothing: plant {one_run.FEWEST} at least, 200 to prove much"}
     if not np.isfinite(scores).all():

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedmedgen.data.cases import CaseSet
-    from fedmedgen.models.denoiser import Denoiser
-    from fedmedgen.models.moments import MomentsGenerator
+    from fedmedgen.models.generators import Generator
     from fedmedgen.settings import Settings
 
 EXAMPLE = """examples:
@@ -111,9 +110,7 @@ def _body_part(word: str) -> str:
     return word
 
 
-def _emit(
-    generator: "Denoiser | MomentsGenerator", counts: Mapping[str, int], settings: "Settings", seed: int
-) -> "CaseSet":
+def _emit(generator: "Generator", counts: Mapping[str, int], settings: "Settings", seed: int) -> "CaseSet":
     import torch
     from rich.console import Console
     from rich.progress import Progress

@@ -68,63 +68,41 @@ def _subjects(settings: "Settings") -> "Iterator[Subject]":
     """The study's networks, each with its loss and random rows."""
     from functools import partial
 
-    from fedmedgen.federation.local_round import loss_of
-    from fedmedgen.federation.plan import SEGMENTER
-    from fedmedgen.models.denoiser import build_denoiser
-    from fedmedgen.models.segmenter import from_denoiser
-    from fedmedgen.training.losses import diffusion_loss
+    from fedmedgen.federation.local_round import build_model, loss_of
+    from fedmedgen.federation.plan import GENERATOR, SEGMENTER
 
-    data, generator = settings.data, settings.generator
-    num_classes = max(1, len(data.classes))
-    masks = len(data.mask_classes)
-    num_masks = masks - 1 if masks and generator.with_masks else 0
-    denoiser = build_denoiser(
-        generator, num_classes=num_classes, num_masks=num_masks, size=data.size, seed=settings.seed
-    )
-    yield "generator", denoiser, diffusion_loss, partial(_diffusion_rows, settings, num_classes)
-    if masks and settings.segmenter.rounds:
-        segmenter = from_denoiser(denoiser, masks, settings.segmenter.noise_level, settings.seed)
-        yield "segmenter", segmenter, loss_of(settings, SEGMENTER), partial(_segmentation_rows, settings, num_classes)
+    segments = settings.data.mask_classes and settings.segmenter.rounds
+    for stage in (GENERATOR, SEGMENTER) if segments else (GENERATOR,):
+        model = build_model(settings, stage)
+        yield stage, model, loss_of(settings, stage), partial(_rows, settings, stage, model)
 
 
-def _cases(settings: "Settings", patient: int, num_classes: int) -> "list[Case]":
+def _cases(settings: "Settings", patient: int) -> "list[Case]":
     """A patient of one to three images of pure noise."""
     import numpy as np
 
     from fedmedgen.data.cases import Case
 
     rng = np.random.default_rng([settings.seed, patient])
-    masks = len(settings.data.mask_classes)
+    classes, masks = len(settings.data.classes), len(settings.data.mask_classes)
     return [
         Case(
             image=rng.uniform(-1, 1, (1, *settings.data.size)).astype(np.float32),
             name=f"{patient}-{image}",
-            label=int(rng.integers(num_classes)),
+            label=int(rng.integers(classes)) if classes else None,
             mask=rng.integers(masks, size=settings.data.size).astype(np.uint8) if masks else None,
         )
         for image in range(1 + patient % 3)
     ]
 
 
-def _diffusion_rows(settings: "Settings", num_classes: int, count: int) -> "list[dict[str, Tensor]]":
+def _rows(settings: "Settings", stage: str, model: "nn.Module", count: int) -> "list[dict[str, Tensor]]":
     import torch
 
-    from fedmedgen.training.rows import diffusion_rows
-
-    generator, masks = torch.Generator().manual_seed(settings.seed), settings.data.mask_classes
-    return [
-        diffusion_rows(_cases(settings, n, num_classes), 2, generator, settings.generator, num_classes, masks)
-        for n in range(count)
-    ]
-
-
-def _segmentation_rows(settings: "Settings", num_classes: int, count: int) -> "list[dict[str, Tensor]]":
-    import torch
-
-    from fedmedgen.training.rows import segmentation_rows
+    from fedmedgen.federation.local_round import draw_rows
 
     generator = torch.Generator().manual_seed(settings.seed)
-    return [segmentation_rows(_cases(settings, n, num_classes), generator) for n in range(count)]
+    return [draw_rows(settings, stage, 2, _cases(settings, n), generator, model) for n in range(count)]
 
 
 def _words(result: dict[str, Any]) -> str:

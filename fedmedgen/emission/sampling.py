@@ -9,7 +9,7 @@ from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.errors import SettingsError
 from fedmedgen.models import samplers
 from fedmedgen.models.denoiser import Denoiser
-from fedmedgen.models.moments import MomentsGenerator
+from fedmedgen.models.generators import Generator
 from fedmedgen.schema import nearest
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import GeneratorSettings
@@ -18,7 +18,7 @@ from fedmedgen.training.rows import decode
 
 @torch.no_grad()
 def emit(
-    denoiser: Denoiser | MomentsGenerator,
+    generator: Generator,
     *,
     counts: Mapping[str, int] | int,
     settings: GeneratorSettings,
@@ -26,20 +26,20 @@ def emit(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> CaseSet:
-    """So many cases of each class (a plain number is spread evenly), on the denoiser's device; `progress(done, all)`.
+    """So many cases of each class (a plain number is spread evenly), on the generator's device; `progress(done, all)`.
 
     **Raises** `SettingsError` for an unknown class or a negative count.
 
     **Guarantee** The noise of a case depends on the seed, its class and its number in it: not on the batch size, nor
     on the other classes' counts (the stochastic sampler's later noise depends on the batch).
     """
-    config = denoiser.config
+    config = generator.config
     wanted = [(name, number) for name, count in label_counts(config.classes, counts).items() for number in range(count)]
-    denoiser.eval()
+    generator.eval()
     cases: list[Case] = []
     for start in range(0, len(wanted), batch_size):
         batch = wanted[start : start + batch_size]
-        images, masks = decode(_draw(denoiser, batch, settings, seed), config.mask_classes)
+        images, masks = decode(_draw(generator, batch, settings, seed), config.mask_classes)
         for place, (name, _) in enumerate(batch):
             label = config.classes.index(name) if config.classes else None
             mask = None if masks is None else masks[place]
@@ -67,22 +67,21 @@ def label_counts(classes: Sequence[str], counts: Mapping[str, int] | int) -> dic
     return {name: counts[name] for name in known if name in counts}
 
 
-def _draw(
-    denoiser: Denoiser | MomentsGenerator, batch: Sequence[tuple[str, int]], settings: GeneratorSettings, seed: int
-) -> Tensor:
-    config, device = denoiser.config, denoiser.device
+def _draw(generator: Generator, batch: Sequence[tuple[str, int]], settings: GeneratorSettings, seed: int) -> Tensor:
+    config, device = generator.config, generator.device
     seeds = [seed_of(seed, "emission", name, number) for name, number in batch]
     labels = torch.tensor([config.classes.index(name) if config.classes else 0 for name, _ in batch], device=device)
-    if isinstance(denoiser, MomentsGenerator):
-        return denoiser.draw(labels, seeds)
-    noise = torch.stack([_noise((denoiser.num_channels, *config.size), own) for own in seeds])
-    return samplers.sample(
-        samplers.guided(denoiser, labels, settings.guidance),
+    if not isinstance(generator, Denoiser):
+        return generator.draw(labels, seeds)
+    noise = torch.stack([_noise(generator.noise_shape, own) for own in seeds])
+    drawn = samplers.sample(
+        samplers.guided(generator, labels, settings.guidance),
         noise.to(device),
         torch.Generator().manual_seed(seed_of(seed, "churn", *batch[0])),
         sampler=settings.sampler,
         steps=settings.sampler_steps,
     )
+    return generator.to_images(drawn)
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,19 @@ class Request:
     proximal_mu: float
     arrays: Arrays
     statistics_noise: float = 0.0  # of the statistics stage, which every request names: it is part of the plan
+    public: str = ""  # the hash of the public arrays that the round rests on; empty: it needs none
+    public_arrays: Arrays = field(default_factory=dict)  # where they came along, by their names in the network
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything that decides the reply; the backend that carries it and its folders are left out."""
+        """SHA-256 over everything that decides the reply; the backend that carries it and its folders are left out.
+
+        Public arrays stand in it by their hash, whether they came along or not.
+        """
         mapping = deciding(self.settings)
         noise = [self.noise_multiplier, self.statistics_noise]
-        head = [self.run, self.stage, self.round, *noise, self.proximal_mu, mapping]
-        digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-        for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
-            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        head = [self.run, self.stage, self.round, *noise, self.proximal_mu, mapping, self.public]
+        return digest_of(self.arrays, json.dumps(head, sort_keys=True))
 
 
 def deciding(settings: Settings) -> dict[str, Any]:
@@ -56,6 +57,16 @@ def deciding(settings: Settings) -> dict[str, Any]:
     mapping["data"]["root"] = Path(settings.data.root).name
     mapping["prior"]["roots"] = [Path(root).name for root in settings.prior.roots]
     return mapping
+
+
+def digest_of(arrays: Mapping[str, NDArray[np.float32]], words: str = "") -> str:
+    """SHA-256 over words and arrays, with their names, types and shapes."""
+    digest = hashlib.sha256(words.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
@@ -116,7 +127,7 @@ def check_asked(content: RecordDict, message_type: str) -> None:
     if odd := _unlisted(content, listed, arrays=message_type in records.WITH_ARRAYS):
         raise PolicyError(f"a request may not hold {odd}: federation.records lists what a server may ask")
     given = content.config_records.get(records.CONFIG, ConfigRecord())
-    lacking = [item.key for item in listed if item.key not in given and item.key != records.PROXIMAL_MU]
+    lacking = [item.key for item in listed if item.key not in given and item.key not in records.OPTIONAL]
     if lacking or (message_type in records.WITH_ARRAYS and records.ARRAYS not in content.array_records):
         raise PolicyError(f"the request lacks {', '.join(lacking) or records.ARRAYS}")
 
@@ -165,6 +176,7 @@ def unpack_request(content: RecordDict) -> Request:
     run, stage = str(config[records.RUN]), str(config[records.STAGE])
     noise, first = (float(str(config[key])) for key in (records.NOISE_MULTIPLIER, records.STATISTICS_NOISE))
     number, pull = int(str(config[records.SERVER_ROUND])), float(str(config.get(records.PROXIMAL_MU, 0.0)))
+    public = str(config.get(records.PUBLIC, ""))
     if not (0 < len(run) <= LONGEST_NAME and run.isprintable()):
         raise PolicyError(f"the run's name must be 1 to {LONGEST_NAME} printable characters; got {run[:40]!r}")
     if not 0 <= pull <= LARGEST_RATE:
@@ -175,7 +187,11 @@ def unpack_request(content: RecordDict) -> Request:
             raise ValueError(f"{odd[0]} is no array")
     except Exception as error:
         raise PolicyError(f"the request's arrays can't be read: {error}") from error
-    return Request(run, stage, number, unpack_settings(content), noise, pull, arrays, first)
+    along = {name: arrays.pop(name) for name in list(arrays) if name.startswith(records.PUBLIC_PREFIX)}
+    along = {name.removeprefix(records.PUBLIC_PREFIX): value for name, value in along.items()}
+    if not re.fullmatch("|[0-9a-f]{64}", public) or (along and not public):
+        raise PolicyError(f"public arrays must be named by their SHA-256; the request says {public[:80]!r}")
+    return Request(run, stage, number, unpack_settings(content), noise, pull, arrays, first, public, along)
 
 
 def pack_reply(reply: Checked) -> RecordDict:

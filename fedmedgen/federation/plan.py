@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedmedgen.errors import BudgetError, PolicyError
+from fedmedgen.models.code_networks import padded
 from fedmedgen.privacy import accountant
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
@@ -145,12 +146,20 @@ def check_claim(settings: Settings, agreed: Plan) -> None:
 def largest_layer(settings: Settings, images: int) -> int:
     """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
     network, rows = settings.generator, settings.privacy.noise_draws * images
+    if network.family in ("vae", "gan"):
+        return rows * math.prod(padded(settings.data.size)) * network.width // 4
     if network.family == "dit":
         tokens = math.prod(math.ceil(side / network.unshuffle) for side in settings.data.size)
         return rows * tokens * max(4 * network.width, network.heads * tokens)
-    fold: int = network.unshuffle * 2 ** (len(network.channels) - 1)  # sides are padded to a multiple of it
-    height, width = (math.ceil(side / fold) * fold // network.unshuffle for side in settings.data.size)
-    return rows * height * width * max(network.channels, default=0)
+    size, unshuffle, encoder = settings.data.size, network.unshuffle, 0
+    if network.family == "latent":
+        shrunk = 2 ** (len(settings.autoencoder.channels) - 1)
+        height, width = (math.ceil(side / shrunk) for side in size)
+        encoder = height * width * shrunk**2 * max(settings.autoencoder.channels)
+        size, unshuffle = (height, width), 1
+    fold: int = unshuffle * 2 ** (len(network.channels) - 1)  # sides are padded to a multiple of it
+    height, width = (math.ceil(side / fold) * fold // unshuffle for side in size)
+    return rows * max(encoder, height * width * max(network.channels, default=0))
 
 
 def rounded_up(count: int) -> int:

@@ -177,7 +177,7 @@ def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, st
     _at_most("steps", steps, policy.largest_steps)
     _at_most("parameters", parameters, policy.largest_parameters)
     network, data = settings.generator, settings.data
-    _at_most("levels", len(network.channels), policy.largest_levels)
+    _at_most("levels", max(len(network.channels), len(settings.autoencoder.channels)), policy.largest_levels)
     _at_most("layers", max(len(network.channels) * network.layers_per_block, network.depth), policy.largest_layers)
     _at_most("classes", max(len(data.classes), len(data.mask_classes)), policy.largest_classes)
     _at_most("learning rate", max(stage.learning_rate for stage in stages(settings)), LARGEST_RATE)

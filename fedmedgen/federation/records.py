@@ -2,7 +2,8 @@
 
 A message holds at most one record of arrays, one of metrics and one of text under the three record names. The names of
 arrays aren't listed here: they are those of the trainable parameters of the network that the request describes, or, of
-the statistics, those of the basis or features that are asked about and the one vector that answers.
+the statistics, those of the basis or features that are asked about and the one vector that answers. A request alone may
+hold the network's frozen parameters too, under `PUBLIC_PREFIX`; once a site has them, their hash stands for them.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ SETTINGS = "settings"
 NOISE_MULTIPLIER = "noise-multiplier"
 STATISTICS_NOISE = "statistics-noise"
 PROXIMAL_MU = "proximal-mu"
+PUBLIC = "public-arrays"
+PUBLIC_PREFIX = "public."
 
 DONE = "done"
 IDLE = "idle"
@@ -38,9 +41,10 @@ REFUSED_BUDGET = "refused-budget"
 REFUSED_LEDGER = "refused-ledger"
 REFUSED_SELFCHECK = "refused-selfcheck"
 REFUSED_DATA = "refused-data"
+LACKS_ARRAYS = "lacks-arrays"
 FAULT = "fault"
 STATUSES = (
-    DONE, IDLE, REFUSED_POLICY, REFUSED_BUDGET, REFUSED_LEDGER, REFUSED_SELFCHECK, REFUSED_DATA, FAULT,
+    DONE, IDLE, REFUSED_POLICY, REFUSED_BUDGET, REFUSED_LEDGER, REFUSED_SELFCHECK, REFUSED_DATA, LACKS_ARRAYS, FAULT,
 )  # fmt: skip
 
 
@@ -87,6 +91,8 @@ INCOMING: Mapping[str, tuple[Listed, ...]] = {
         Listed(CONFIG, NOISE_MULTIPLIER, float, Privacy.ASKED),
         Listed(CONFIG, STATISTICS_NOISE, float, Privacy.ASKED),
         Listed(CONFIG, PROXIMAL_MU, float, Privacy.ASKED),
+        Listed(CONFIG, PUBLIC, str, Privacy.ASKED),
     ),
 }
+OPTIONAL = (PROXIMAL_MU, PUBLIC)  # keys that a request may lack
 WITH_ARRAYS = (TRAIN,)  # the types of messages that may hold arrays

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from diffusers import ModelMixin, UNet2DModel
@@ -12,6 +12,7 @@ from fedmedgen.errors import SettingsError
 from fedmedgen.models import pipeline
 from fedmedgen.models.coefficient_network import CoefficientNetwork
 from fedmedgen.models.diffusion_transformer import DiffusionTransformer
+from fedmedgen.models.naming import named, numbered
 from fedmedgen.settings import GeneratorSettings
 
 
@@ -53,18 +54,25 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of what is denoised, for one image."""
+        return (self.num_channels, *self.config.size)
+
+    def to_input(self, x: Tensor) -> Tensor:
+        """Images and masks as the network works on them."""
+        return x
+
+    def to_images(self, x: Tensor) -> Tensor:
+        """The way back."""
+        return x
+
     def name_classes(self, classes: Sequence[str], mask_classes: Sequence[str] = ()) -> "Denoiser":
         """Say what the numbers of labels and masks mean; returns the denoiser.
 
         **Raises** `SettingsError` if their count is not the network's.
         """
-        masks = tuple(mask_classes) if self.num_channels > 1 else ()
-        if len(classes) != self.num_classes or len(masks) != len(self.config.mask_classes):
-            raise SettingsError(
-                f"the generator has {self.num_classes} classes and {len(self.config.mask_classes)} mask classes;"
-                f" got the names {list(classes)} and {list(mask_classes)}"
-            )
-        self.config = replace(self.config, classes=tuple(classes), mask_classes=masks)
+        self.config = named(self.config, classes, mask_classes)
         return self
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
@@ -87,15 +95,16 @@ def build_denoiser(
     """
     family = FAMILIES.get(generator.family)
     if family is None:
-        raise SettingsError(f"generator.family={generator.family} has no network; those of {sorted(FAMILIES)} have one")
+        raise SettingsError(f"generator.family={generator.family} is no denoiser; those of {sorted(FAMILIES)} are")
     unshuffle = {"unet": generator.unshuffle, "dit": generator.patch}.get(generator.family, 1)
     channels = (1 + num_masks) * unshuffle**2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = family(generator, size, {"in_channels": channels, "num_class_embeds": num_classes + 1})
+    classes, masks = numbered(num_classes, num_masks)
     config = DenoiserConfig(
-        classes=tuple(f"class-{label}" for label in range(num_classes)),
-        mask_classes=("background", *(f"mask-{value + 1}" for value in range(num_masks))) if num_masks else (),
+        classes=classes,
+        mask_classes=masks,
         size=(size[0], size[1]),
         unshuffle=unshuffle,
         sigma_data=generator.sigma_data,

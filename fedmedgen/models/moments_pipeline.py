@@ -1,4 +1,4 @@
-"""The pipeline saved with a generator from released statistics: it samples where this package isn't installed."""
+"""The pipelines saved with generators that draw in one step: they sample where this package isn't installed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,3 +59,13 @@ class MomentsPipeline(DiffusionPipeline):  # type: ignore[misc]
             height, winner = x[:, 1:].max(dim=1)
             masks = torch.where(height > 0, winner + 1, 0).to(torch.uint8).numpy()
         return RadiographOutput(images=[Image.fromarray(image, "L") for image in grey], masks=masks, labels=names)
+
+
+class OneStepPipeline(MomentsPipeline):
+    """The same, for a decoder; `reader`, which it was trained against, draws nothing but can score an image."""
+
+    def __init__(
+        self, sampler: Any, reader: Any, classes: Any = (), mask_classes: Any = (), size: Any = (64, 64)
+    ) -> None:
+        super().__init__(sampler, classes, mask_classes, size)
+        self.register_modules(reader=reader)

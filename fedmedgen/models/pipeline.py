@@ -202,8 +202,7 @@ class RadiographPipeline(DiffusionPipeline):  # type: ignore[misc]
         fold = int(kept["unshuffle"])
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
-        shape = (len(labels), self.unet.config.in_channels // fold**2, *self.config.size)
-        noise = torch.randn(shape, generator=generator).to(self.device)
+        noise = torch.randn((len(labels), *self._noise_shape()), generator=generator).to(self.device)
         spectrum = power(noise.shape, float(kept["sigma_data"]), kept["preconditioning"]).to(noise)
         denoise = guided(
             lambda x, sigma, label: denoised(self.unet, x, sigma, label, spectrum, fold),
@@ -211,7 +210,13 @@ class RadiographPipeline(DiffusionPipeline):  # type: ignore[misc]
             float(kept["guidance"] if guidance is None else guidance),
             len(self.config.classes),
         )
-        return heun(denoise, noise, karras_sigmas(int(steps or kept["steps"])).to(self.device))
+        return self._to_images(heun(denoise, noise, karras_sigmas(int(steps or kept["steps"])).to(self.device)))
+
+    def _noise_shape(self) -> tuple[int, ...]:
+        return (self.unet.config.in_channels // int(self.config.settings["unshuffle"]) ** 2, *self.config.size)
+
+    def _to_images(self, x: Tensor) -> Tensor:
+        return x
 
 
 class SegmenterPipeline(DiffusionPipeline):  # type: ignore[misc]

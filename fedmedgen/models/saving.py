@@ -7,20 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import ModelMixin, UNet2DModel
+import torch
+from diffusers import AutoencoderKL, ModelMixin, UNet2DModel
 
 from fedmedgen.errors import RunError
-from fedmedgen.models import moments_pipeline, pipeline
+from fedmedgen.models import latent_pipeline, moments_pipeline, pipeline
+from fedmedgen.models.code_networks import Critic, Decoder, Encoder
 from fedmedgen.models.coefficient_network import CoefficientNetwork
 from fedmedgen.models.coefficient_sampler import CoefficientSampler
 from fedmedgen.models.denoiser import Denoiser, DenoiserConfig
 from fedmedgen.models.diffusion_transformer import DiffusionTransformer
+from fedmedgen.models.generators import Generator
+from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.moments import MomentsConfig, MomentsGenerator
+from fedmedgen.models.one_step import OneStepConfig, OneStepGenerator
 from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
 
-NETWORKS = {
-    network.__name__: network for network in (UNet2DModel, DiffusionTransformer, CoefficientNetwork, CoefficientSampler)
-}
+KNOWN = (UNet2DModel, DiffusionTransformer, CoefficientNetwork, CoefficientSampler, Decoder, Encoder, Critic)
+NETWORKS = {network.__name__: network for network in KNOWN}
+PARTS = ("unet", "sampler", "reader")  # of pipelines: the network of each lies in the folder of that name
 GENERATOR_USE = """```python
 from diffusers import DiffusionPipeline
 
@@ -69,31 +74,33 @@ where it says none, the weights may reveal training images.
 """
 
 
-def save_generator(denoiser: Denoiser | MomentsGenerator, folder: Path, *, card: Mapping[str, object]) -> None:
+def save_generator(generator: Generator, folder: Path, *, card: Mapping[str, object]) -> None:
     """Write the generator with `pipeline.py`, so that `DiffusionPipeline.from_pretrained` alone can sample from it.
 
     `card` gives the model card's facts, name to value: at least epsilon and the data.
     """
-    config = denoiser.config
-    pipe = _generator_pipeline(denoiser)
+    config = generator.config
+    pipe = _generator_pipeline(generator)
     what = "radiographs with masks" if config.mask_classes else "radiographs"
     classes = ", ".join(config.classes) or "no named classes"
-    kind = "Statistics of radiographs" if isinstance(denoiser, MomentsGenerator) else "A diffusion model"
-    summary = f"{kind} that draws {what}, conditioned on the class: {classes}."
+    summary = f"{_kind(generator)} that draws {what}, conditioned on the class: {classes}."
     use = GENERATOR_USE.format(label=config.classes[0] if config.classes else None)
     _save(pipe, folder, _card("Radiograph generator", "unconditional-image-generation", summary, use, card))
 
 
-def load_generator(folder: Path) -> Denoiser | MomentsGenerator:
+def load_generator(folder: Path) -> Generator:
     """The generator saved in `folder`.
 
     **Raises** `RunError` if something is missing or not whole.
     """
-    network, index = _load(folder, "RadiographPipeline", "MomentsPipeline")
+    kinds = ("RadiographPipeline", "LatentRadiographPipeline", "MomentsPipeline", "OneStepPipeline")
+    parts, index = _load(folder, *kinds)
     names = {"classes": tuple(index["classes"]), "mask_classes": tuple(index["mask_classes"])}
     size = (index["size"][0], index["size"][1])
-    if isinstance(network, CoefficientSampler):
-        return MomentsGenerator(network, MomentsConfig(**names, size=size)).eval()
+    if "reader" in parts:
+        return OneStepGenerator(parts["sampler"], parts["reader"], OneStepConfig(**names, size=size)).eval()
+    if "sampler" in parts:
+        return MomentsGenerator(parts["sampler"], MomentsConfig(**names, size=size)).eval()
     kept = index["settings"]
     config = DenoiserConfig(
         **names,
@@ -104,7 +111,23 @@ def load_generator(folder: Path) -> Denoiser | MomentsGenerator:
         steps=kept["steps"],
         guidance=kept["guidance"],
     )
-    return Denoiser(network, config)
+    unet = parts["unet"]
+    return Denoiser(unet, config) if "vae" not in index else _with_autoencoder(unet, config, folder, kept)
+
+
+def _with_autoencoder(
+    network: ModelMixin, config: DenoiserConfig, folder: Path, kept: Mapping[str, Any]
+) -> LatentDenoiser:
+    try:
+        vae = AutoencoderKL.from_pretrained(
+            folder / "vae", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(f"no whole autoencoder in {folder.name}/vae ({error}): restore it") from error
+    latent = LatentDenoiser(network, config, vae)
+    latent.shift.copy_(torch.tensor(kept["shift"]))
+    latent.scale.copy_(torch.tensor(kept["scale"]))
+    return latent
 
 
 def save_segmenter(segmenter: Segmenter, folder: Path, *, card: Mapping[str, object]) -> None:
@@ -121,7 +144,7 @@ def load_segmenter(folder: Path) -> Segmenter:
 
     **Raises** `RunError` if something is missing or not whole.
     """
-    unet, index = _load(folder, "SegmenterPipeline")
+    parts, index = _load(folder, "SegmenterPipeline")
     kept = index["settings"]
     config = SegmenterConfig(
         mask_classes=tuple(index["mask_classes"]),
@@ -131,53 +154,67 @@ def load_segmenter(folder: Path) -> Segmenter:
         preconditioning=kept["preconditioning"],
         noise_level=kept["noise_level"],
     )
-    return Segmenter(unet, config)
+    return Segmenter(parts["unet"], config)
 
 
-def _generator_pipeline(denoiser: Denoiser | MomentsGenerator) -> Any:
-    config = denoiser.config
+def _kind(generator: Generator) -> str:
+    if isinstance(generator, MomentsGenerator):
+        return "Statistics of radiographs"
+    if isinstance(generator, OneStepGenerator):
+        return "A generative adversarial network" if generator.adversarial else "A variational autoencoder"
+    return "A latent diffusion model" if isinstance(generator, LatentDenoiser) else "A diffusion model"
+
+
+def _generator_pipeline(generator: Generator) -> Any:
+    config = generator.config
     names = (config.classes, config.mask_classes, config.size)
-    if isinstance(denoiser, MomentsGenerator):
-        return moments_pipeline.MomentsPipeline(denoiser.sampler, *names)
+    if isinstance(generator, MomentsGenerator):
+        return moments_pipeline.MomentsPipeline(generator.sampler, *names)
+    if isinstance(generator, OneStepGenerator):
+        return moments_pipeline.OneStepPipeline(generator.decoder, generator.reader, *names)
     settings = {
         name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
     }
-    return pipeline.RadiographPipeline(denoiser.unet, *names, settings)
+    if isinstance(generator, LatentDenoiser):
+        settings |= {"shift": generator.shift.tolist(), "scale": generator.scale.tolist()}
+        return latent_pipeline.LatentRadiographPipeline(generator.unet, generator.vae, *names, settings)
+    return pipeline.RadiographPipeline(generator.unet, *names, settings)
 
 
 def _save(pipe: Any, folder: Path, card: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pipe.save_pretrained(folder, safe_serialization=True)
-    shutil.copyfile(inspect.getfile(type(pipe)), folder / "pipeline.py")
+    kinds = [kind for kind in type(pipe).__mro__ if kind.__module__.startswith("fedmedgen.")]
+    sources = list(dict.fromkeys(Path(inspect.getfile(kind)) for kind in kinds))
+    own = sources[0].stem if len(sources) > 1 else "pipeline"  # one that builds on another lies beside it
+    for source, name in zip(sources, (own, "pipeline"), strict=False):
+        shutil.copyfile(source, folder / f"{name}.py")
     path = folder / "model_index.json"
     index = json.loads(path.read_text())
     # diffusers looks for the class in the folder's own pipeline.py only if the index says so
-    index["_class_name"] = ["pipeline", type(pipe).__name__]
+    index["_class_name"] = [own, type(pipe).__name__]
     index.pop("_name_or_path", None)
     # and a network that diffusers doesn't have only in a file beside its weights
-    part = _part(index)
-    network = getattr(pipe, part)
-    if not isinstance(network, UNet2DModel):
-        source = Path(inspect.getfile(type(network)))
-        shutil.copyfile(source, folder / part / source.name)
-        index[part] = [source.stem, type(network).__name__]
+    for part in _parts(index):
+        network = getattr(pipe, part)
+        if not isinstance(network, UNet2DModel):
+            source = Path(inspect.getfile(type(network)))
+            shutil.copyfile(source, folder / part / source.name)
+            index[part] = [source.stem, type(network).__name__]
     path.write_text(json.dumps(index, indent=2) + "\n")
     (folder / "README.md").write_text(card)
 
 
-def _part(index: Mapping[str, Any]) -> str:
-    """The folder and name of the pipeline's one network."""
-    return "sampler" if "sampler" in index else "unet"
+def _parts(index: Mapping[str, Any]) -> list[str]:
+    """The names of the pipeline's networks, and of their folders."""
+    return [part for part in PARTS if part in index]
 
 
-def _load(folder: Path, *kinds: str) -> tuple[ModelMixin, dict[str, Any]]:
+def _load(folder: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The networks by name, and the pipeline's index."""
     try:
         index = json.loads((folder / "model_index.json").read_text())
-        part = _part(index)
-        network = NETWORKS[index[part][1]].from_pretrained(
-            folder / part, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-        )
-        network.register_to_config(_name_or_path="")
+        networks = {part: _network(folder / part, index[part][1]) for part in _parts(index)}
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise RunError(
             f"no whole saved model in {folder.name}/ ({error}); point to the folder that a run wrote"
@@ -185,7 +222,15 @@ def _load(folder: Path, *kinds: str) -> tuple[ModelMixin, dict[str, Any]]:
     if index.get("_class_name", ["", ""])[-1] not in kinds:
         kind, found = " or ".join(kinds), index.get("_class_name")
         raise RunError(f"{folder.name}/ must hold a {kind}; got {found}: point to the other folder")
-    return network, index
+    return networks, index
+
+
+def _network(folder: Path, name: str) -> ModelMixin:
+    network = NETWORKS[name].from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+    )
+    network.register_to_config(_name_or_path="")
+    return network
 
 
 def _card(title: str, tag: str, summary: str, use: str, facts: Mapping[str, object]) -> str:

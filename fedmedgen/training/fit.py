@@ -90,11 +90,13 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last four 
     stream: "Stream",
     proximal: tuple[float, Sequence[Tensor]] | None = None,
     canaries: "Planted | None" = None,
+    beside: Callable[[], Sequence[Tensor]] | None = None,
 ) -> None:
     """DP-SGD by patient: each of `patients` draws that patient's rows; Adam takes the released gradients.
 
-    A patient whose rows can't be drawn, or break the engine, contributes zero; `proximal` as in `fit_ordinary`, added
-    after the release. `canaries` join each step's sum as patients do, and look for themselves in what is released.
+    A patient whose rows can't be drawn, or break the engine, contributes zero. After the release come `proximal`, as in
+    `fit_ordinary`, and the gradient of `beside`, a term in which no patient is. `canaries` join each step's sum as
+    patients do, and look for themselves in what is released.
 
     **Guarantee** The data reach the weights only through `schedule.steps` calls of `stage.release`, and nothing else
     computed from them is returned or logged.
@@ -117,6 +119,10 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last four 
             canaries.note(released, stage)
         for weight, gradient in zip(weights, released, strict=True):
             weight.grad = gradient.to(weight)
+        if beside is not None:
+            for weight, gradient in zip(weights, beside(), strict=True):
+                assert weight.grad is not None
+                weight.grad.add_(gradient.to(weight))
         if proximal is not None:
             _pull(weights, *proximal)
         optimiser.step()

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.one_step import OneStepGenerator
 from fedmedgen.models.pipeline import coefficients
 
 Rows = dict[str, Tensor]
@@ -19,6 +20,21 @@ def diffusion_loss(model: nn.Module, rows: Rows) -> Tensor:
     c_out = coefficients(sigma, _denoiser(model).spectrum(x))[1]
     clean = model(x + sigma[:, None, None, None] * rows["noise"], sigma, rows["label"])
     loss: Tensor = (rows["weight"] * ((clean - x) / c_out) ** 2).mean(dim=(1, 2, 3))
+    return loss
+
+
+def elbo_loss(model: nn.Module, rows: Rows) -> Tensor:
+    """Less the evidence lower bound by pixel, up to a constant, at the code that the row's noise chooses.
+
+    **Source** Kingma and Welling 2014, with a Gaussian decoder of public, fixed deviation.
+    """
+    networks = one_step(model)
+    x, label = rows["x"], rows["label"]
+    mean, log_variance = networks.reader(x, label)
+    drawn = networks.decoder(mean + (log_variance / 2).exp() * rows["noise"], label)
+    error = (rows["weight"] * (drawn - x) ** 2).mean(dim=(1, 2, 3)) / (2 * networks.reader.config.decoder_std**2)
+    divergence = (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2
+    loss: Tensor = error + divergence / x[0].numel()
     return loss
 
 
@@ -44,4 +60,12 @@ def _denoiser(model: nn.Module) -> Denoiser:
     inner = getattr(model, "_module", model)
     if not isinstance(inner, Denoiser):
         raise TypeError(f"the diffusion loss needs a Denoiser; got {type(inner).__name__}")
+    return inner
+
+
+def one_step(model: nn.Module) -> OneStepGenerator:
+    """The model itself, whatever an engine has wrapped around it."""
+    inner = getattr(model, "_module", model)
+    if not isinstance(inner, OneStepGenerator):
+        raise TypeError(f"the loss needs a decoder and what reads images; got {type(inner).__name__}")
     return inner

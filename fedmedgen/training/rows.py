@@ -55,7 +55,34 @@ def diffusion_rows(
     num_classes: int,
     mask_classes: Sequence[str] = (),
 ) -> Rows:
-    """`draws` noisy versions of each case: x, weight ``[R, C, 1, 1]``, label, sigma, noise with R = cases x draws.
+    """`draws` noisy versions of each case: as `image_rows`, with sigma ``[R]`` and noise ``[R, C, H, W]``."""
+    rows = image_rows(cases, draws, generator, settings, num_classes, mask_classes)
+    levels = settings.noise_mean + settings.noise_std * torch.randn(len(rows["x"]), generator=generator)
+    return {**rows, "sigma": levels.exp(), "noise": torch.randn(rows["x"].shape, generator=generator)}
+
+
+def coded_rows(
+    cases: Sequence[Case],
+    draws: int,
+    generator: torch.Generator,
+    settings: GeneratorSettings,
+    num_classes: int,
+    mask_classes: Sequence[str] = (),
+) -> Rows:
+    """Each case `draws` times: as `image_rows`, with noise ``[R, code]``."""
+    rows = image_rows(cases, draws, generator, settings, num_classes, mask_classes)
+    return {**rows, "noise": torch.randn(len(rows["x"]), settings.code, generator=generator)}
+
+
+def image_rows(
+    cases: Sequence[Case],
+    draws: int,
+    generator: torch.Generator,
+    settings: GeneratorSettings,
+    num_classes: int,
+    mask_classes: Sequence[str] = (),
+) -> Rows:
+    """Each case `draws` times: x, weight ``[R, C, 1, 1]`` and label with R = cases x draws.
 
     A case without a label, and a share `label_dropout` of the rows, has the label `num_classes` (no class); a case
     without a mask weighs nothing in the mask channels.
@@ -67,16 +94,20 @@ def diffusion_rows(
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     labels = torch.tensor([num_classes if case.label is None else case.label for case in cases])
     dropped = torch.rand(len(x), generator=generator) < settings.label_dropout
-    levels = settings.noise_mean + settings.noise_std * torch.randn(len(x), generator=generator)
     weight = torch.ones(len(x), x.shape[1], 1, 1)
     weight[:, 1:] = _has_mask(cases).repeat_interleave(draws)[:, None, None, None]
-    return {
-        "x": x,
-        "weight": weight,
-        "label": labels.repeat_interleave(draws).masked_fill(dropped, num_classes),
-        "sigma": levels.exp(),
-        "noise": torch.randn(x.shape, generator=generator),
-    }
+    return {"x": x, "weight": weight, "label": labels.repeat_interleave(draws).masked_fill(dropped, num_classes)}
+
+
+def encoded_rows(rows: Rows, to_input: Callable[[Tensor], Tensor], generator: torch.Generator) -> Rows:
+    """Diffusion rows as a network sees them that works on an encoding: x encoded, noise of its shape.
+
+    An encoding mixes channels, so a row whose mask is unknown weighs nothing at all.
+    """
+    distinct, place = torch.unique(rows["x"], dim=0, return_inverse=True)  # each image once, however many its draws
+    x = to_input(distinct)[place]
+    weight = rows["weight"].amin(dim=1, keepdim=True)
+    return {**rows, "x": x, "weight": weight, "noise": torch.randn(x.shape, generator=generator)}
 
 
 def segmentation_rows(cases: Sequence[Case], generator: torch.Generator, *, warp: bool = False) -> Rows:

@@ -8,10 +8,11 @@ from fedmedgen.audit.copies import copies
 from fedmedgen.audit.membership import attacks, clopper_pearson, compare, summary
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
+from fedmedgen.models.one_step import build_one_step
 from fedmedgen.settings import GeneratorSettings
 from fedmedgen.training.fit import Schedule, fit_ordinary
-from fedmedgen.training.losses import diffusion_loss
-from fedmedgen.training.rows import diffusion_rows
+from fedmedgen.training.losses import diffusion_loss, elbo_loss
+from fedmedgen.training.rows import coded_rows, diffusion_rows
 
 SMALL = GeneratorSettings(
     channels=(16, 16), attention=(False, False), unshuffle=2, with_masks=False, label_dropout=0.0, noise_mean=-1.0
@@ -98,3 +99,17 @@ def test_a_set_that_repeats_its_patients_is_seen_and_one_that_does_not_is_not() 
     low, high = found["chance"]
     assert low <= found["nearer_to_train"] <= high
     assert "skipped" in copies(fresh, members, fresh.with_cases([]), seed=0)
+
+
+def test_a_vae_that_knows_its_images_by_heart_gives_them_away_and_a_fresh_one_nobody() -> None:
+    small = GeneratorSettings(family="vae", with_masks=False, width=32, norm_groups=4, code=16, label_dropout=0.0)
+    members, others = noise_cases(6, 1), noise_cases(40, 2)
+    model = build_one_step(small, num_classes=1, num_masks=0, size=(16, 16), seed=0).eval()
+    fresh = summary(attacks(model, members), attacks(model, others))
+    fit_ordinary(
+        model, elbo_loss, lambda g: coded_rows(members.cases, 1, g, small, num_classes=1),
+        schedule=Schedule(learning_rate=5e-3, first_step=0, steps=120, total_steps=120),
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert fresh["loss"]["auc"] < 0.8
+    assert summary(attacks(model.eval(), members), attacks(model, others))["loss"]["auc"] > 0.9

@@ -202,7 +202,7 @@ def test_a_segmenter_of_another_family_than_the_unet_is_refused(family: str) -> 
 
 
 def test_the_family_without_a_network_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"generator\.family=moments has no network"):
+    with pytest.raises(SettingsError, match=r"generator\.family=moments is no denoiser"):
         build_denoiser(GeneratorSettings(family="moments"), num_classes=2, num_masks=0, size=(16, 16), seed=0)
 
 

@@ -31,8 +31,9 @@ def leftovers() -> list[str]:
     return found
 
 
-def test_a_seeded_study_gives_the_same_weights_on_both_backends(tmp_path: Path) -> None:
-    words = [*WORDS, "rounds=4", "fault.site=site-3", "fault.round=2"]
+@pytest.mark.parametrize("generator", ["unet", "latent"])
+def test_a_seeded_study_gives_the_same_weights_on_both_backends(tmp_path: Path, generator: str) -> None:
+    words = [*WORDS, "rounds=4", "fault.site=site-3", "fault.round=2", f"generator={generator}"]
     flower = simulate(words, backend="flower", out=str(tmp_path / "flower"))
     here = simulate(words, backend="in-process", out=str(tmp_path / "here"))
     one, other = final(flower), final(here)

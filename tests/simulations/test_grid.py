@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from fedmedgen.composition import compose
+from fedmedgen.data import phantoms
+from fedmedgen.data.cases import CaseSet
+from fedmedgen.emission.writing import write_set
 from fedmedgen.errors import FederationError, SettingsError
 from simulations import grid
 from simulations.grid_page import paired
@@ -187,6 +191,33 @@ def test_dice_and_fidelity_become_columns_too() -> None:
     assert finished_row({"metrics": {"classification": {"skipped": "no label"}}})["epsilon"] is None
 
 
+def test_what_training_cost_becomes_columns_of_the_table_and_the_page(tmp_path: Path) -> None:
+    known = {"stage_seconds": {"data": 9.0, "curriculum": 2.0, "generator": 3.0}, "rounds": 4, "bytes_up": 100,
+             "bytes_down": 300, "parameters": 5000}  # fmt: skip
+    wanted = {"training_seconds": 5.0, "bytes_per_round": 100, "parameters": 5000}
+    assert {name: finished_row(known)[name] for name in wanted} == wanted
+    file = written(tmp_path, cells=CELLS)
+    run(file, tmp_path, runner=lambda *_: {**result(0.8), **known})
+    assert "| ours | 0, 1, 2 | 0.999 | 1e-05 | patient | 5,000 ± 0 | 100 ± 0 | 5 ± 0 | 3 ± 0 | 100 ± 0 |" in page(
+        file, tmp_path
+    )
+
+
+def test_a_picture_of_synthetic_cases_stands_on_the_page(tmp_path: Path) -> None:
+    def runner(_: Sequence[str], folder: Path) -> dict[str, Any]:
+        write_set(CaseSet(tuple(phantoms.draw("chest", 3, size=(16, 16), seed=0)), ("normal", "opacity", "nodule")),
+                  folder / "synthetic", datasheet={})  # fmt: skip
+        settings = compose(["study=demo", "data.size=[16,16]", "data.mask_classes=[]"])
+        (folder / "settings.yaml").write_text(yaml.safe_dump(settings.to_mapping()))
+        (folder / "result.json").write_text("{}")
+        return result(0.8)
+
+    file = written(tmp_path, cells=CELLS[:1], compare=[], pictures=True)
+    run(file, tmp_path, runner=runner)
+    assert "![ours](trial-ours.png)" in page(file, tmp_path).splitlines()
+    assert (tmp_path / "trial-ours.png").stat().st_size > 100
+
+
 def page(file: Path, out: Path) -> str:
     assert run(file, out, "--page", runner=Fake(fail=["nothing is run"])) == 0
     return (out / "trial.md").read_text()
@@ -258,3 +289,14 @@ def test_one_whole_study_runs_as_a_cell(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "grid-trial" / "demo-3"
     assert json.loads((folder / "result.json").read_text())["seed"] == 3
     assert str(tmp_path) not in (tmp_path / "trial.csv").read_text()
+
+
+@pytest.mark.parametrize("name", ["compare-pneumonia", "compare-lungs"])
+def test_the_comparison_has_a_cell_of_every_family_at_every_privacy_and_each_composes(name: str) -> None:
+    compared = grid.load(Path(__file__).resolve().parents[2] / "simulations" / "grids" / f"{name}.yaml")
+    families = {"unet", "dit", "latent", "vae", "gan", "coefficients", "moments"}
+    privacies = {"none", "eps10", "eps1"}
+    assert {cell.name for cell in compared.cells} == {f"{one}-{other}" for one in families for other in privacies}
+    for cell in compared.cells:
+        if not cell.name.endswith("eps1"):  # as eps10 but for epsilon
+            assert compose(compared.words(cell)).generator.family == cell.name.partition("-")[0]

@@ -21,9 +21,12 @@ from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
 from fedmedgen.federation import egress, local_round, messages, records
 from fedmedgen.federation.local_statistics import Shapes, reply_shapes, request_shapes
+from fedmedgen.federation.model_arrays import shapes_of
 from fedmedgen.federation.policy import SitePolicy, for_real_sites
+from fedmedgen.models.saving import load_generator
 from fedmedgen.privacy.new_ledger import create_ledger
 from fedmedgen.settings import Settings
+from fedmedgen.training.checkpoints import load_arrays
 from simulations.in_process import InProcessGrid, run_in_process
 from simulations.run import simulate
 from sites.site import Site
@@ -36,6 +39,7 @@ TOLD: dict[str, Kinds] = {
     "train": {"config": {"run": str, "stage": str, "server-round": int, "settings": str, "noise-multiplier": float,
                          "statistics-noise": float}},
 }  # fmt: skip
+SOMETIMES = {"proximal-mu": float, "public-arrays": str}
 SAID: dict[str, Kinds] = {
     "query": {
         "config": {"site": str, "status": str, "unit": str, "simulation": str},
@@ -215,7 +219,7 @@ def test_the_lists_here_are_those_of_the_program() -> None:
     here = {(name, key): kind for said in SAID.values() for name, kinds in said.items() for key, kind in kinds.items()}
     assert outgoing == {**here, ("metrics", "loss"): float}
     incoming = {kind: {item.key: item.kind for item in items} for kind, items in records.INCOMING.items()}
-    assert incoming == {"query": TOLD["query"]["config"], "train": {**TOLD["train"]["config"], "proximal-mu": float}}
+    assert incoming == {"query": TOLD["query"]["config"], "train": {**TOLD["train"]["config"], **SOMETIMES}}
 
 
 @pytest.mark.parametrize(("name", "sites"), [("private", 3), ("real", 2)])
@@ -235,6 +239,34 @@ def test_statistics_are_one_vector_that_answers_a_public_basis(tmp_path: Path) -
     assert offences(walk) == []
     assert [item.stage for item in walk.exchanges] == ["", "", "statistics", "statistics", "generator", "generator"]
     assert [list(item.said["arrays"]) for item in walk.exchanges[2:4]] == [["statistics"]] * 2
+
+
+def test_public_arrays_go_to_each_site_once_and_personal_layers_nowhere(tmp_path: Path) -> None:
+    """Latent diffusion by adapters on a public base, the norms of which stay at the sites."""
+    walk = simulated(
+        tmp_path, "generator=latent", "generator.trainable=lora", "generator.rank=1", "prior.steps=2",
+        "federation.personal=norms", "segmenter.rounds=0",
+    )  # fmt: skip
+    model = local_round.build_model(walk.settings, "generator")
+    shared, public, personal = (set(shapes_of(model, kind)) for kind in ("shared", "public", "personal"))
+    assert all((shared, public, personal))
+    told = {"config": {**TOLD["train"]["config"], "public-arrays": str}}
+    trained = [exchange for exchange in walk.exchanges if exchange.stage]
+    assert len(trained) == 3 * walk.settings.rounds
+    for number, exchange in enumerate(trained):
+        along = {f"public.{name}" for name in public} if number < 3 else set()
+        assert set(exchange.asked["arrays"]) == shared | along
+        assert set(exchange.said["arrays"]) == shared
+        assert _odd_records(exchange.asked, told, with_arrays=True) == []
+        assert _odd_records(exchange.said, SAID["train"], with_arrays=True) == []
+    for site in walk.policies:
+        kept = sorted((tmp_path / "run" / "sites" / site / "personal").glob("*/*.safetensors"))
+        assert [file.stem for file in kept] == [str(number + 1) for number in range(walk.settings.rounds)]
+        assert all(set(load_arrays(file)) == personal for file in kept)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert 0 < result["privacy"]["epsilon"] <= result["privacy"]["epsilon_target"]
+    assert {path.name for path in (tmp_path / "run" / "generator").iterdir()} >= {"vae", "unet"}
+    assert not any(".base." in name for name, _ in load_generator(tmp_path / "run" / "generator").named_parameters())
 
 
 def test_without_privacy_the_loss_is_all_that_comes_on_top(ordinary: Walk) -> None:

@@ -54,6 +54,17 @@ def network(channels: list[int], **more: Any) -> Tamper:
     return change
 
 
+def latent(**autoencoder: Any) -> Tamper:
+    """A latent generator with an autoencoder of this kind."""
+
+    def change(content: RecordDict) -> None:
+        setting("generator.family", "latent")(content)
+        for key, value in autoencoder.items():
+            setting(f"autoencoder.{key}", value)(content)
+
+    return change
+
+
 def record(name: str, value: Any) -> Tamper:
     return lambda content: content.__setitem__(name, value)
 
@@ -121,6 +132,12 @@ STUDY = [
     ("preconditioning unknown", setting("generator.preconditioning", "vae"), "preconditioning"),
     ("wide network", network([65536, 65536]), "parameters"),
     ("deep network", network([8] * 5_000), "levels"),
+    ("deep autoencoder", setting("autoencoder.channels", [8] * 5_000), "levels"),
+    ("latents of no network", setting("generator.family", "latent"), "no hash of public arrays|weights don't fit"),
+    ("wide latents", latent(latent_channels=10**7), "parameters"),
+    ("wide autoencoder", latent(channels=[10**5] * 2), "numbers in one layer"),
+    ("an autoencoder of no level", latent(channels=[]), "autoencoder.channels"),
+    ("adapters of no rank", setting("generator.rank", 0), "generator.rank"),
     ("side", setting("data.size", [8, 32768]), "side"),
     ("tiny rate", setting("privacy.sample_rate", 1e-12), "sample rate"),
     ("device", setting("runtime.device", "cuda"), "runtime.device"),
