@@ -13,7 +13,6 @@ from fedmedgen.deployment.project import SiteConfig
 from fedmedgen.errors import PolicyError, RunError
 from fedmedgen.federation.policy import SitePolicy
 
-
 # A SuperNode whose handshake is broken off, by a proxy without a server behind it for instance, gives up for good, and
 # its process stays.
 GAVE_UP = "Giving up reconnection"
