@@ -75,10 +75,13 @@ class Program:
 
 
 class Kept:
-    """A program that is started again whenever it ends by itself, later and later, until it is told to stop."""
+    """A program that is started again whenever it ends by itself, later and later, until it is told to stop.
 
-    def __init__(self, program: Program, log: Path, *, first: float, longest: float) -> None:
-        self.program, self.first, self.longest = program, first, longest
+    `last_words` are of a line after which the program does nothing more, whether its process ends or not.
+    """
+
+    def __init__(self, program: Program, log: Path, *, first: float, longest: float, last_words: str = "") -> None:
+        self.program, self.first, self.longest, self.last_words = program, first, longest, last_words
         self.restarts, self.status = 0, "starting"
         self.started = threading.Event()  # set at each start, for whoever has to do something then
         self._stop = threading.Event()
@@ -128,7 +131,7 @@ class Kept:
         if self._stop.is_set():  # stop() may have looked before there was a family
             self._family.end()
         self.started.set()
-        watch = threading.Thread(target=self._copy, args=(self._process,), daemon=True)
+        watch = threading.Thread(target=self._copy, args=(self._process, self._family), daemon=True)
         watch.start()
         while (code := _ended(self._process)) is None:
             self._family.look()  # a child is found through its parent, while that lives
@@ -136,12 +139,14 @@ class Kept:
         watch.join(timeout=5)
         return code
 
-    def _copy(self, process: subprocess.Popen[str]) -> None:
+    def _copy(self, process: subprocess.Popen[str], family: Family) -> None:
         """Every line the program says, to file and screen."""
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 self._log.info("%s", line.rstrip())
+                if self.last_words and self.last_words in line:
+                    threading.Thread(target=family.end, daemon=True).start()
 
 
 def _ended(process: subprocess.Popen[str]) -> int | None:

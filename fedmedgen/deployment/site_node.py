@@ -13,6 +13,10 @@ from fedmedgen.deployment.project import SiteConfig
 from fedmedgen.errors import PolicyError, RunError
 from fedmedgen.federation.policy import SitePolicy
 
+# A SuperNode whose handshake is broken off, by a proxy without a server behind it for instance, gives up for good, and
+# its process stays.
+GAVE_UP = "Giving up reconnection"
+
 
 class SiteNode:
     """One site's node; `run` returns when `stop` is set, and everything it started has ended by then."""
@@ -42,7 +46,8 @@ class SiteNode:
             supernode.prepared(Path(config.policy), options) as program,
             health.serving(config.health_port, self.said),
         ):
-            self.node = Kept(program, log, first=config.restart_seconds, longest=config.restart_longest)
+            wait = {"first": config.restart_seconds, "longest": config.restart_longest}
+            self.node = Kept(program, log, **wait, last_words=GAVE_UP)
             self.node.start()
             try:
                 self.stop.wait()

@@ -65,6 +65,16 @@ def test_what_a_dead_program_left_behind_is_ended_before_it_starts_again(tmp_pat
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
 
 
+def test_a_program_that_has_said_its_last_words_is_started_again_though_its_process_stays(tmp_path: Path) -> None:
+    code = "import time; print('12:00 Giving up for good', flush=True); time.sleep(600)"
+    log = tmp_path / "logs" / "program.log"
+    one = Kept(program(tmp_path, code), log, first=0.05, longest=0.2, last_words="Giving up")
+    one.start()
+    assert until(lambda: one.restarts >= 2, seconds=30)
+    one.stop()
+    assert not one.running
+
+
 def test_a_program_that_is_not_there_is_said_and_tried_again(tmp_path: Path) -> None:
     one = Kept(Program([str(tmp_path / "none")], tmp_path, {}), tmp_path / "log", first=0.05, longest=0.05)
     one.start()

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from flwr.supercore.retry import http_retry
 
 from fedmedgen.cli.main import main
 from fedmedgen.composition import compose
 from fedmedgen.deployment import certificates, health, submitting
 from fedmedgen.deployment.project import SiteConfig
-from fedmedgen.deployment.site_node import SiteNode
+from fedmedgen.deployment.site_node import GAVE_UP, SiteNode
 from fedmedgen.deployment.studies import read, write
 from fedmedgen.errors import RunError
 from server.run_store import RunStore
@@ -114,6 +115,10 @@ def test_a_site_says_how_it_is_and_ends_when_told(tmp_path: Path) -> None:
     assert not thread.is_alive()
     assert node.node is not None
     assert not node.node.running
+
+
+def test_the_words_of_a_supernode_that_gives_up_are_flowers_own() -> None:
+    assert GAVE_UP in Path(http_retry.__file__).read_text()
 
 
 def server(folder: Path) -> Path:
