@@ -123,7 +123,8 @@ def begin(grid: Grid, study: Study) -> Rounds:
     if settings.private:
         first = members[0]
         of_stage = {"noise": plan.of_rounds(noise), "statistics_noise": noise.get(plan.STATISTICS, 0.0)}
-        agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled)
+        shared = plan.shared_noise(settings, len(members))
+        agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled, shared=shared)
     rounds = Rounds(study.store, members, noise, agreed)
     if not settings.simulated:
         rounds.find_newcomers = lambda there: newcomers(grid, settings, there, study.known)

@@ -20,7 +20,7 @@ from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
 from fedmedgen.training.fit import Schedule, fit_ordinary, fit_private
 from fedmedgen.training.losses import diffusion_loss, segmentation_loss
-from fedmedgen.training.rows import Rows, choose, diffusion_rows, segmentation_rows
+from fedmedgen.training.rows import DrawRows, Rows, choose, diffusion_rows, segmentation_rows
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -154,21 +154,25 @@ def draw_rows(settings: Settings, stage: str, draws: int, cases: Sequence[Case],
     )
 
 
-def _fit_private(
-    asked: LocalRound, model: nn.Module, patients: list[tuple[Case, ...]], schedule: Schedule, stream: Stream
-) -> None:
-    assert asked.mechanism is not None
+def draws_of(asked: LocalRound, patients: list[tuple[Case, ...]]) -> list[DrawRows]:
+    """What draws each patient's rows of one private step."""
     settings = asked.settings
 
     def rows(patient: tuple[Case, ...], generator: torch.Generator) -> Rows:
         cases = choose(patient, most_images(settings, asked.stage.name), generator)
         return draw_rows(settings, asked.stage.name, settings.privacy.noise_draws, cases, generator)
 
-    privacy = settings.privacy
-    engine = make_engine(privacy.engine, model, loss_of(settings, asked.stage.name), precision=privacy.precision)
-    draws = [partial(rows, patient) for patient in patients]
+    return [partial(rows, patient) for patient in patients]
+
+
+def _fit_private(
+    asked: LocalRound, model: nn.Module, patients: list[tuple[Case, ...]], schedule: Schedule, stream: Stream
+) -> None:
+    assert asked.mechanism is not None
+    privacy = asked.settings.privacy
+    engine = make_engine(privacy.engine, model, loss_of(asked.settings, asked.stage.name), precision=privacy.precision)
     fit_private(
-        model, engine, asked.mechanism, draws,
+        model, engine, asked.mechanism, draws_of(asked, patients),
         schedule=schedule, stream=stream, proximal=_proximal(asked, model), canaries=asked.canaries,
     )  # fmt: skip
 
