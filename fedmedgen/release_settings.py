@@ -75,12 +75,3 @@ def check_release(statistics: StatisticsSettings, curriculum: CurriculumSettings
         require(
             statistics.rounds == 1, "statistics.rounds", statistics.rounds, "1 without a release (statistics.share=0)"
         )
-
-
-def check_shared(generator_steps: int, *, masks: int, private: bool, canaries: int) -> None:
-    """Refuse what a secure sum can't carry: it is of one noisy step a round, in which no site can plant its own."""
-    how = "with federation.aggregation=secure"
-    require(private, "privacy.mode", "none", f"patient {how}: the noise is what sites share")
-    require(generator_steps == 1, "privacy.generator_steps", generator_steps, f"1 {how}: each sum is one step")
-    require(masks == 0, "segmenter.rounds", masks, f"0 {how}")
-    require(canaries == 0, "audit.canaries", canaries, f"0 {how}: their scores would need each site's own sum")

@@ -13,8 +13,9 @@ from fedmedgen.data_settings import ColumnSettings as ColumnSettings
 from fedmedgen.data_settings import DataSettings as DataSettings
 from fedmedgen.data_settings import PhantomSettings as PhantomSettings
 from fedmedgen.gate_settings import AuditSettings, GateSettings
-from fedmedgen.release_settings import CurriculumSettings, PriorSettings, StatisticsSettings, check_release, check_shared
+from fedmedgen.release_settings import CurriculumSettings, PriorSettings, StatisticsSettings, check_release
 from fedmedgen.schema import from_mapping, plain, positive, require
+from fedmedgen.sum_settings import SecureSumSettings, check_shared
 
 EVALUATION_ROWS = ("tstr", "trtr", "real_and_synthetic", "cheap", "prior", "best_site")
 
@@ -112,7 +113,7 @@ class PrivacySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FederationSettings:
+class FederationSettings(SecureSumSettings):
     """How the server combines what sites send, and how long it waits."""
 
     strategy: Literal["fedavg", "fedadam", "fedprox"] = "fedavg"
@@ -124,13 +125,9 @@ class FederationSettings:
     round_seconds: float = 3600.0
     client_cpus: int = 1
     client_gpus: float = 0.0  # share of a GPU for each simulated site
-    aggregation: Literal["plain", "secure"] = "plain"  # secure: masked sums, one noise that all sites share
-    colluders: int = 1  # of a secure sum: sites that may side with the server
-    threshold: int = 0  # sites that must finish it; 0: four in five
-    attempts: int = 1  # at it in each round, each planned and paid for
 
     def __post_init__(self) -> None:
-        positive("federation", self, "colluders", "attempts")
+        super().__post_init__()
         positive("federation", self, "min_sites", "max_update_norm", "join_seconds", "round_seconds", "client_cpus")
 
 
@@ -222,18 +219,13 @@ class Settings:
         least = 0 if self.curriculum.steps and masks else 1
         require(self.rounds >= least, "rounds", self.rounds, "at least 1; 0 with a curriculum and a segmenter")
         check_release(self.statistics, self.curriculum, moments=moments, masks=masks)
-        if self.shared:
+        if self.federation.shared:
             steps = self.privacy.generator_steps if self.statistics.share < 1 else 1
             check_shared(steps, masks=masks, private=self.private, canaries=self.audit.canaries)
 
     @property
     def private(self) -> bool:
         return self.privacy.mode == "patient"
-
-    @property
-    def shared(self) -> bool:
-        """Whether sites send masked vectors and share one noise."""
-        return self.federation.aggregation == "secure"
 
     @property
     def simulated(self) -> bool:

@@ -4,7 +4,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmedgen.errors import FederationError, ReplyError, SettingsError
-from fedmedgen.federation import messages, plan, records
+from fedmedgen.errors import FederationError, ReplyError
+from fedmedgen.federation import messages, records
 from fedmedgen.federation.egress import Arrays, Reply
 from fedmedgen.federation.plan import Stage
 from fedmedgen.federation.secure_sum import ring

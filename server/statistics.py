@@ -109,7 +109,7 @@ def _answered(grid: Grid, rounds: Rounds, number: int, ask: Callable[[], Arrays]
         raise RunError(f"{name}/{gone} is missing though later rounds are done: put it back, or start a new run")
     stage = replace(plan.stage_named(store.settings, plan.STATISTICS), rounds=number)
     shapes = reply_shapes(store.settings, dimension_of(known, number), number)
-    if store.settings.shared:
+    if store.settings.federation.shared:
         mean = summed(grid, rounds, stage, number, known, shapes)
         store.save(Checkpoint(stage.name, number, {"weights": mean, "ema": mean}, rounds.rows, rounds.seconds))
     else:

@@ -76,7 +76,9 @@ def _in_phase(phase: str) -> Callable[[Message, Context], Message]:
     """What answers one phase of a secure sum."""
 
     def answer(message: Message, context: Context) -> Message:
-        return _answer(message, context, lambda site: SummingSite(site.policy, site.load).answer(phase, message.content))
+        return _answer(
+            message, context, lambda site: SummingSite(site.policy, site.load).answer(phase, message.content)
+        )
 
     return answer
 

@@ -102,7 +102,7 @@ def _simulated_policy(name: str, parts: Mapping[str, CaseSet], settings: Setting
         unit="patient" if cases.unit == "patient" else "image",
         simulation=True,
         no_privacy_allowed=True,
-        secure_sum=simulated(settings.seed, sorted(parts)) if settings.shared else SecureSumPolicy(),
+        secure_sum=simulated(settings.seed, sorted(parts)) if settings.federation.shared else SecureSumPolicy(),
     )
     policy.write(path)
     return policy

@@ -93,7 +93,9 @@ class SummingSite(Site):
         check_round(request)
         check_terms(policy.secure_sum, policy.site, terms)
         if policy.audit_canaries:
-            raise PolicyError("this site plants canaries in its rounds, which a secure sum can't carry: audit_canaries: 0")
+            raise PolicyError(
+                "this site plants canaries in its rounds, which a secure sum can't carry: audit_canaries: 0"
+            )
         if plan.shared_noise(settings, len(terms.sites)) != terms.shared:
             raise PolicyError("the terms share the noise otherwise than the study's settings say")
         return self._agree(request, self.ledger(), terms.shared)

@@ -81,7 +81,7 @@ class Site:
         sent = sum(array.size for array in request.arrays.values())
         check_request(self.policy, settings, parameters=sent, stage=request.stage)
         check_round(request)
-        if settings.shared:
+        if settings.federation.shared:
             raise PolicyError("the study is of secure sums: a site sends nothing of its own outside their phases")
         asked, expected = self._shapes(request)
         check_arrays(request, asked)

@@ -53,7 +53,7 @@ def deciding(settings: Settings) -> dict[str, Any]:
     mapping = settings.to_mapping()
     for key in ("backend", "out", "ledger", "runtime", "emission", "evaluation", "gate"):
         mapping.pop(key)
-    if not settings.shared:  # then these say nothing
+    if not settings.federation.shared:  # then these say nothing
         for key in ("aggregation", "colluders", "threshold", "attempts"):
             mapping["federation"].pop(key)
     mapping["data"]["root"] = Path(settings.data.root).name

@@ -39,7 +39,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     """
     release = (Stage(STATISTICS, settings.statistics.rounds, 1, 0.0),) if settings.statistics.share else ()
     known = release if settings.statistics.share == 1 else release + _rounds(settings)
-    if not settings.shared:
+    if not settings.federation.shared:
         return known
     return tuple(replace(stage, attempts=settings.federation.attempts) for stage in known)
 
@@ -76,14 +76,12 @@ def noise_multipliers(settings: Settings) -> dict[str, float]:
     if not settings.private:
         return dict.fromkeys(known, 0.0)
     privacy, share = settings.privacy, settings.statistics.share
-    calibrate = skellam.calibrate if settings.shared else accountant.calibrate
+    calibrate = skellam.calibrate if settings.federation.shared else accountant.calibrate
     found: dict[str, float] = {}
     fixed: accountant.Parts = ()
     if share:
         releases = stage_named(settings, STATISTICS).total_steps
-        found[STATISTICS] = calibrate(
-            ((1.0, releases),), epsilon=share * privacy.epsilon, delta=privacy.delta
-        )
+        found[STATISTICS] = calibrate(((1.0, releases),), epsilon=share * privacy.epsilon, delta=privacy.delta)
         fixed = ((1.0, found[STATISTICS], releases),)
     rounds = [stage for stage in stages(settings) if stage.name != STATISTICS]
     if rounds:
@@ -106,10 +104,10 @@ def of_rounds(noise: Mapping[str, float]) -> float:
 def shared_noise(settings: Settings, sites: int) -> SharedNoise | None:
     """How so many sites share their noise, as the study has it; None where each adds its own."""
     asked = settings.federation
-    return SharedNoise.of(sites, colluders=asked.colluders, threshold=asked.threshold) if settings.shared else None
+    return SharedNoise.of(sites, colluders=asked.colluders, threshold=asked.threshold) if settings.federation.shared else None
 
 
-def plan(  # noqa: PLR0913  (what a plan is of; all but the first by name)
+def plan(
     settings: Settings,
     *,
     noise: float,

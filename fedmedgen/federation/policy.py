@@ -10,8 +10,8 @@ import yaml
 
 from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.federation import records
-from fedmedgen.federation.secure_policy import SecureSumPolicy
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, largest_layer, stages
+from fedmedgen.federation.secure_policy import SecureSumPolicy
 from fedmedgen.gate_settings import AuditSettings
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import head_beside
@@ -122,9 +122,7 @@ class SitePolicy:
         beside = path.resolve().parent
         root, head = (str(beside / name) if name else "" for name in (policy.data_root, policy.ledger_head))
         secure = replace(policy.secure_sum, identity=str(beside / policy.secure_sum.identity))
-        return replace(
-            policy, folder=str(beside / policy.folder), data_root=root, ledger_head=head, secure_sum=secure
-        )
+        return replace(policy, folder=str(beside / policy.folder), data_root=root, ledger_head=head, secure_sum=secure)
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

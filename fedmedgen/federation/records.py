@@ -99,7 +99,9 @@ def of_phase(phase: str) -> str:
     return f"{TRAIN}.{phase}"
 
 
-WITHOUT_SETTINGS = tuple(map(of_phase, (SHARE, AGREE, UNMASK)))  # only a simulated node needs them, to know its partition
+WITHOUT_SETTINGS = tuple(
+    map(of_phase, (SHARE, AGREE, UNMASK))
+)  # only a simulated node needs them, to know its partition
 INCOMING: Mapping[str, tuple[Listed, ...]] = {
     QUERY: (Listed(CONFIG, SETTINGS, str, Privacy.ASKED),),
     TRAIN: (*ROUND, Listed(CONFIG, PROXIMAL_MU, float, Privacy.ASKED)),

@@ -58,7 +58,9 @@ def check_terms(policy: SecureSumPolicy, site: str, terms: Terms) -> None:
     **Raises** `PolicyError`.
     """
     if not policy.lifetime_epsilon_alone:
-        raise PolicyError("the request is for a secure sum; secure_sum.lifetime_epsilon_alone: 0 in this policy forbids it")
+        raise PolicyError(
+            "the request is for a secure sum; secure_sum.lifetime_epsilon_alone: 0 in this policy forbids it"
+        )
     if unknown := [name for name in terms.sites if name not in policy.pinned]:
         raise PolicyError(f"the sum is with {unknown[0]}, whose identity this site's policy doesn't name")
     if site not in terms.sites:

@@ -56,7 +56,7 @@ class Plan:
 
     @cached_property
     def epsilon_alone(self) -> float:
-        """Epsilon where the server and all other sites collude: the site's own part of the noise is all that is left."""
+        """Epsilon where the server and all other sites collude: only the site's own part of the noise is left."""
         if self.shared is None:
             return self.epsilon
         own = tuple((rate, self.shared.alone(noise), steps) for rate, noise, steps in self.parts)

@@ -36,7 +36,7 @@ def largest_square(length: int, cells: int) -> int:
 
 
 def rounded(vector: NDArray[np.float64], clip_norm: float, cells: int, stream: Stream) -> Whole:
-    """A vector clipped to `clip_norm`, each number moved to one of its two neighbours on the grid, the nearer the likelier.
+    """A clipped vector, each number moved to one of its two neighbours on the grid, the nearer the likelier.
 
     **Guarantee** The squared norm, in exact whole numbers, is at most `largest_square`; the mean over draws is the
     clipped vector, but for draws that are too long, which are drawn again. A vector that isn't finite is zero.
@@ -70,7 +70,9 @@ def poisson(rate: float, count: int, stream: Stream) -> Whole:
     **Source** Hörmann 1993 (PTRS); Loader 2000 (the mass).
     """
     if not (math.isfinite(rate) and rate >= LEAST_RATE):
-        raise PrivacyError(f"the noise needs a variance of at least {2 * LEAST_RATE:g} cells; got {2 * rate:g}: raise it")
+        raise PrivacyError(
+            f"the noise needs a variance of at least {2 * LEAST_RATE:g} cells; got {2 * rate:g}: raise it"
+        )
     b = 0.931 + 2.53 * math.sqrt(rate)
     a, inverse = -0.059 + 0.02483 * b, 1.1239 + 1.1328 / (b - 3.4)
     found = np.empty(count, np.int64)

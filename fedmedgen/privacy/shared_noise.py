@@ -12,8 +12,8 @@ FEWEST, MOST = 3, 20  # sites: below three no other is left to hide behind, abov
 class SharedNoise:
     """Each site adds a share of the noise such that those who finish and don't collude add at least all of it.
 
-    **Guarantee** Of `threshold` sites that finish, at most `colluders` keep their part back or tell it: the others' parts
-    add up to the whole variance. Two sets of `threshold` sites have an honest site in common.
+    **Guarantee** Of `threshold` sites that finish, at most `colluders` keep their part back or tell it: the parts of
+    the others add up to the whole variance. Two sets of `threshold` sites have an honest site in common.
     """
 
     sites: int

@@ -41,14 +41,18 @@ def calibrate(parts: Unscaled, *, epsilon: float, delta: float, fixed: Parts = (
     **Raises** `PrivacyError` if no noise multiplier up to 100,000 does.
     """
     if (alone := _epsilon(fixed, delta)) > epsilon:
-        raise PrivacyError(f"the stages of fixed noise alone cost epsilon {alone:.4g} of {epsilon:g}: raise one of them")
+        raise PrivacyError(
+            f"the stages of fixed noise alone cost epsilon {alone:.4g} of {epsilon:g}: raise one of them"
+        )
     return calibrated(lambda noise, _: _epsilon((*fixed, *((r, noise, n) for r, n in parts)), delta), epsilon)
 
 
 def scale_needed(parts: Parts, *, epsilon: float, delta: float) -> float:
     """The smallest common factor, to 0.1 %, on all noise multipliers that brings the parts within the target."""
     least = min(noise for _, noise, _ in parts)
-    return calibrated(lambda to, _: _epsilon(tuple((r, to * s / least, n) for r, s, n in parts), delta), epsilon) / least
+    return (
+        calibrated(lambda to, _: _epsilon(tuple((r, to * s / least, n) for r, s, n in parts), delta), epsilon) / least
+    )
 
 
 def renyi(orders: Curve, variance: float, *, l1: float, l2: float) -> Curve:

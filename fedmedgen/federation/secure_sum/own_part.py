@@ -11,7 +11,14 @@ from torch import Tensor
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.federation import local_statistics
 from fedmedgen.federation.local_round import (
-    Arrays, LocalRound, build_model, device_of, draws_of, load_arrays, loss_of, patients_of,
+    Arrays,
+    LocalRound,
+    build_model,
+    device_of,
+    draws_of,
+    load_arrays,
+    loss_of,
+    patients_of,
 )  # fmt: skip
 from fedmedgen.federation.plan import STATISTICS
 from fedmedgen.federation.secure_sum.ring import largest_sum, width_for

@@ -73,9 +73,7 @@ class Party:
         self.adverts = dict(adverts)
         self.seed = os.urandom(keys.KEY_BYTES).hex()
         count = len(self.terms.sites)
-        seeds, others = (
-            shamir.split(bytes.fromhex(s), self.terms.threshold, count) for s in (self.seed, self.masking)
-        )
+        seeds, others = (shamir.split(bytes.fromhex(s), self.terms.threshold, count) for s in (self.seed, self.masking))
         dealt = {site: (_hex(seeds[p]), _hex(others[p])) for site in adverts for p in [self.terms.point(site)]}
         self.held[self.site] = dealt.pop(self.site)
         return {

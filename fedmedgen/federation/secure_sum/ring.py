@@ -48,7 +48,9 @@ def to_whole(numbers: Numbers, width: int) -> NDArray[np.int64]:
 def pack(numbers: Numbers, width: int) -> Bytes:
     """The low bytes of each number, the lowest first."""
     each = numbers.dtype.newbyteorder("<")
-    return np.ascontiguousarray(numbers.astype(each, copy=False).view(np.uint8).reshape(len(numbers), -1)[:, :width]).ravel()
+    return np.ascontiguousarray(
+        numbers.astype(each, copy=False).view(np.uint8).reshape(len(numbers), -1)[:, :width]
+    ).ravel()
 
 
 def unpack(packed: Bytes, width: int) -> Numbers:

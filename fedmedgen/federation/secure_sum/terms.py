@@ -31,7 +31,9 @@ class Terms:
         require(bool(re.fullmatch(HEX % 64, self.task)), "task", self.task, "64 hexadecimal digits")
         require(1 <= self.attempt <= 1000, "attempt", self.attempt, "from 1 to 1000")
         require(list(self.sites) == sorted(set(self.sites)), "sites", self.sites, "in order, each once")
-        require(1 <= self.length <= 2**27 and 1 <= self.width <= 8, "length and width", (self.length, self.width), "sizes")
+        require(
+            1 <= self.length <= 2**27 and 1 <= self.width <= 8, "length and width", (self.length, self.width), "sizes"
+        )
         _ = self.shared
 
     @property
@@ -42,7 +44,9 @@ class Terms:
     @property
     def context(self) -> bytes:
         """What every signature and key of this sum is bound to."""
-        return hashlib.sha256(b"fedmedgen secure sum 1" + json.dumps(self.to_mapping(), sort_keys=True).encode()).digest()
+        return hashlib.sha256(
+            b"fedmedgen secure sum 1" + json.dumps(self.to_mapping(), sort_keys=True).encode()
+        ).digest()
 
     def point(self, site: str) -> int:
         """Where on the polynomials a site's shares lie."""
