@@ -163,7 +163,7 @@ class _AfterRound:
             return
         number = server_round + self.strategy.rounds_done
         weights = messages.unpack_arrays(arrays)
-        self.averaged = _ema(self.averaged, weights, self.rounds.store.settings.generator.ema_decay)
+        self.averaged = averaged_with(self.averaged, weights, self.rounds.store.settings.generator.ema_decay)
         self.note(number)
         groups = {**self.kept, "weights": weights, "ema": self.averaged}
         for group, attribute in FLOWER_STATE.items():
@@ -177,7 +177,7 @@ class _AfterRound:
         self.rounds.note(self.stage, number, self.strategy.outcomes)
 
 
-def _ema(old: Arrays | None, new: Arrays, decay: float) -> Arrays:
+def averaged_with(old: Arrays | None, new: Arrays, decay: float) -> Arrays:
     if old is None:
         return new
     return {key: _mixed(old[key], value, decay) for key, value in new.items()}

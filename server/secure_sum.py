@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmedgen.errors import FederationError, ReplyError
@@ -138,7 +138,7 @@ class Attempt:
         if phase not in (records.ADVERTISE, records.MASK):
             config = {records.SETTINGS: config[records.SETTINGS]} if self.members[site].simulation else {}
         config |= {records.SESSION: terms.session, records.MASKING: json.dumps(words)}
-        content = RecordDict({records.CONFIG: messages.ConfigRecord(config)})
+        content = RecordDict({records.CONFIG: ConfigRecord(config)})
         if phase == records.MASK:
             content[records.ARRAYS] = self.asked[records.ARRAYS]
         self.bytes_down[site] = self.bytes_down.get(site, 0) + messages.size_of(content)

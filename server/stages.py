@@ -27,6 +27,7 @@ from server.prior import public_images
 from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
+from server.shared_steps import run_shared_stage
 from server.statistics import facts_of, generator_of, refine, release
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,8 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
     elif plan.GENERATOR in stages:
         with study.timed(plan.GENERATOR):
             latest = store.latest_of(plan.GENERATOR)
-            generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest)
+            run = run_shared_stage if settings.federation.shared else run_stage
+            generator = run(grid, rounds, stages[plan.GENERATOR], initial, {}, latest)
     else:
         generator = initial
     local_round.load_arrays(denoiser, generator)

@@ -119,7 +119,8 @@ class SummingSite(Site):
         self._reserve(request, self.ledger(), agreed, self._spend(terms))
         masked = party.masked(ring.from_whole(self._whole(request, agreed, terms), terms.width))
         self.sums.save(party)
-        reply = Reply(self._config(), arrays={records.MASKED: ring.pack(masked, terms.width)})
+        packed: Any = ring.pack(masked, terms.width)  # bytes, where all else that leaves is float32
+        reply = Reply(self._config(), arrays={records.MASKED: packed})
         return self._let_out(reply, {records.MASKED: (length * terms.width,)}, request.stage)
 
     def _whole(self, request: Request, agreed: Plan, terms: Terms) -> Whole:

@@ -88,7 +88,9 @@ def _check_value(item: Listed, value: Any, public: Mapping[str, str | float], si
         raise EgressError(f"{item.key!r} is computed from patients: it leaves only in a simulation on public data")
     if type(value) is not item.kind:
         raise EgressError(f"{item.key!r} must be {item.kind.__name__}; got {type(value).__name__}")
-    if item.privacy is Privacy.MASKING and not (len(value) <= LONGEST_MASKING and re.fullmatch(MASKING_WORDS, value)):
+    if item.privacy is Privacy.MASKING and not (
+        len(str(value)) <= LONGEST_MASKING and re.fullmatch(MASKING_WORDS, str(value))
+    ):
         raise EgressError(f"{item.key!r} must be names and hexadecimal digits in JSON")
     if isinstance(value, float) and not math.isfinite(value):
         raise EgressError(f"{item.key!r} must be finite; got {value}")

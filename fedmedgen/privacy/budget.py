@@ -52,7 +52,7 @@ class Plan:
                 raise BudgetError(
                     f"stage {stage.name!r} allows from 0 to {stage.steps} steps; got {steps_by_stage[stage.name]}"
                 )
-        return self._accountant.epsilon(self._parts(steps_by_stage), self.delta)
+        return float(self._accountant.epsilon(self._parts(steps_by_stage), self.delta))
 
     @cached_property
     def epsilon_alone(self) -> float:

@@ -68,7 +68,7 @@ class Grid:
     def mean(self, total: Whole, patients: int) -> NDArray[np.float64]:
         """The sum over all sites as a mean over the public number of expected patients."""
         expected = self.mechanism.sample_rate * patients
-        return total * (self.mechanism.clip_norm / (self.cells * expected))
+        return total.astype(np.float64) * (self.mechanism.clip_norm / (self.cells * expected))
 
 
 def own_vectors(asked: LocalRound, arrays: Arrays, cases: CaseSet, stream: Stream) -> Iterator[NDArray[np.float64]]:

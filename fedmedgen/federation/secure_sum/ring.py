@@ -1,6 +1,7 @@
 """Whole numbers modulo a power of 256: as arrays to reckon with, and as the bytes that travel."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from fedmedgen.errors import ReplyError
 from fedmedgen.schema import require
 
-Numbers = NDArray[np.uint32] | NDArray[np.uint64]
+Numbers = NDArray[np.unsignedinteger[Any]]
 Bytes = NDArray[np.uint8]
 WRAPS = 2.0**-40  # the probability that any number of a sum passes the end of the ring, at most
 WIDEST = 8  # bytes to a number
@@ -30,7 +31,7 @@ def largest_sum(patients: int, largest_part: float, variance: float, length: int
     return math.ceil(patients * largest_part + log / 3 + math.sqrt(log**2 / 9 + 2 * variance * log))
 
 
-def dtype_of(width: int) -> type[np.uint32] | type[np.uint64]:
+def dtype_of(width: int) -> type[np.unsignedinteger[Any]]:
     return np.uint32 if width <= 4 else np.uint64
 
 
