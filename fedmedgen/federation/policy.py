@@ -120,8 +120,9 @@ class SitePolicy:
             raise PolicyError(f"the site's policy at {path} can't be read: {error}") from error
         policy = cls.from_mapping(mapping)
         beside = path.resolve().parent
-        root, head = (str(beside / name) if name else "" for name in (policy.data_root, policy.ledger_head))
-        secure = replace(policy.secure_sum, identity=str(beside / policy.secure_sum.identity))
+        named = (policy.data_root, policy.ledger_head, policy.secure_sum.identity)
+        root, head, identity = (str(beside / name) if name else "" for name in named)
+        secure = replace(policy.secure_sum, identity=identity)
         return replace(policy, folder=str(beside / policy.folder), data_root=root, ledger_head=head, secure_sum=secure)
 
     def write(self, path: Path) -> None:

@@ -36,7 +36,7 @@ class SecureSumPolicy:
 
     lifetime_epsilon_alone: float = 0.0  # 0: no secure sums
     smallest_colluders: int = 1
-    identity: str = "identity.key"
+    identity: str = ""  # the file of this site's own identity key
     peers: tuple[Peer, ...] = ()
 
     def __post_init__(self) -> None:
