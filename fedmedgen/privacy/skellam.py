@@ -72,15 +72,15 @@ def sampled(rate: float, curve: Curve) -> Curve:
 
     **Source** Mironov, Talwar and Zhang 2019, theorem 5 (the mirror), section 3.3 (the sum); Zhu and Wang 2019.
     """
-    orders = np.arange(2, len(curve) + 2)
-    kept = np.zeros(len(curve))
-    for place, order in enumerate(orders):
-        j = orders[: place + 1]
+    j = np.arange(2.0, len(curve) + 2)
+    order = j[:, None]
+    with np.errstate(invalid="ignore"):
         binomial = gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1)
-        terms = binomial + j * math.log(rate) + (order - j) * math.log1p(-rate) + (j - 1) * curve[: place + 1]
-        none_or_one = (order - 1) * math.log1p(-rate) + math.log1p((order - 1) * rate)
-        kept[place] = logsumexp([none_or_one, *terms]) / (order - 1)
-    return np.minimum(kept, curve)
+    terms = binomial + j * math.log(rate) + (order - j) * math.log1p(-rate) + (j - 1) * curve
+    none_or_one = (order - 1) * math.log1p(-rate) + np.log1p((order - 1) * rate)
+    all_terms = np.hstack([none_or_one, np.where(j <= order, terms, -math.inf)])
+    kept = logsumexp(all_terms, axis=1) / (j - 1)
+    return np.asarray(np.minimum(kept, curve))
 
 
 def _epsilon(parts: Parts, delta: float) -> float:
