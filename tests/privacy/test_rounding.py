@@ -36,6 +36,25 @@ def test_the_grid_is_as_fine_as_the_accountant_counts_on(length: int) -> None:
     assert math.sqrt(largest_square(length, cells)) <= INFLATION * cells
 
 
+class Upwards(Stream):
+    """Rounds everything away from the floor at first, then to it."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(32), seeded=True)
+        self.asked = 0
+
+    def uniform(self, count: int) -> np.ndarray:
+        self.asked += 1
+        return np.full(count, 0.0 if self.asked < 3 else 1.0)
+
+
+def test_a_draw_that_is_too_long_is_drawn_again() -> None:
+    stream, cells = Upwards(), cells_for(4000)
+    found = rounded(np.full(4000, 1 / math.sqrt(4000)), 1.0, cells, stream)
+    assert stream.asked == 3
+    assert int(found @ found) <= largest_square(4000, cells) < int(np.sum((found + 1) ** 2))
+
+
 def test_rounding_is_right_on_the_average() -> None:
     stream, cells = Stream.seeded(1), cells_for(50)
     vector = np.random.default_rng(0).normal(size=50) / 100  # below the clip
