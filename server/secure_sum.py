@@ -137,7 +137,7 @@ class Attempt:
         terms, config = self.collecting.terms, dict(self.asked.config_records[records.CONFIG])
         if phase not in (records.ADVERTISE, records.MASK):
             config = {records.SETTINGS: config[records.SETTINGS]} if self.members[site].simulation else {}
-        config |= {records.SESSION: terms.session, records.MASKING: json.dumps(words)}
+        config |= {records.SESSION: terms.session, records.MASKING: json.dumps(words, separators=(",", ":"))}
         content = RecordDict({records.CONFIG: ConfigRecord(config)})
         if phase == records.MASK:
             content[records.ARRAYS] = self.asked[records.ARRAYS]

@@ -160,7 +160,7 @@ class SummingSite(Site):
         return {records.SITE: self.policy.site, records.STATUS: records.DONE}
 
     def _said(self, words: Any) -> Checked:
-        text = json.dumps(words, ensure_ascii=False)
+        text = json.dumps(words, ensure_ascii=False, separators=(",", ":"))
         return self._let_out(Reply({**self._config(), records.MASKING: text}), {}, plan.GENERATOR)
 
 

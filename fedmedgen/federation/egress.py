@@ -15,7 +15,7 @@ from fedmedgen.federation.records import Listed, Privacy
 
 Arrays = dict[str, NDArray[np.float32]]
 LONGEST_MASKING = 100_000
-MASKING_WORDS = r'[\[\]{}:, ]*("[\w .-]{1,256}"[\[\]{}:, ]*)*'  # of JSON: names of sites, hexadecimal digits
+MASKING_WORDS = r'[\[\]{}:, ]*("[\w .+/=-]{1,256}"[\[\]{}:, ]*)*'  # of JSON: names of sites, keys, shares
 LISTED = {(item.record, item.key): item for item in records.OUTGOING}
 
 
@@ -91,7 +91,7 @@ def _check_value(item: Listed, value: Any, public: Mapping[str, str | float], si
     if item.privacy is Privacy.MASKING and not (
         len(str(value)) <= LONGEST_MASKING and re.fullmatch(MASKING_WORDS, str(value))
     ):
-        raise EgressError(f"{item.key!r} must be names and hexadecimal digits in JSON")
+        raise EgressError(f"{item.key!r} must be names, keys and shares in JSON")
     if isinstance(value, float) and not math.isfinite(value):
         raise EgressError(f"{item.key!r} must be finite; got {value}")
     if item.privacy is Privacy.PUBLIC and (item.key not in public or value != public[item.key]):

@@ -1,5 +1,6 @@
 """A site's part in one sum: what it answers in each phase, once, and what it keeps from one to the next."""
 
+import base64
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -77,7 +78,7 @@ class Party:
         dealt = {site: (_hex(seeds[p]), _hex(others[p])) for site in adverts for p in [self.terms.point(site)]}
         self.held[self.site] = dealt.pop(self.site)
         return {
-            site: keys.seal(self._sealing_key(self.site, site), bytes.fromhex("".join(pair))).hex()
+            site: _text(keys.seal(self._sealing_key(self.site, site), bytes.fromhex("".join(pair))))
             for site, pair in dealt.items()
         }
 
@@ -88,7 +89,7 @@ class Party:
         if odd := sorted(set(sealed) - set(self.adverts) | ({self.site} & set(sealed))):
             raise PolicyError(f"shares came from {odd[0]}, who advertised no keys to be masked by")
         for site, content in sealed.items():
-            pair = keys.unseal(self._sealing_key(site, self.site), _bytes(content))
+            pair = keys.unseal(self._sealing_key(site, self.site), _content(content))
             self.held[site] = (pair[:SHARE_BYTES].hex(), pair[SHARE_BYTES:].hex())
 
     def masked(self, numbers: Numbers) -> Numbers:
@@ -180,6 +181,17 @@ def _agreed(terms: Terms, finished: list[str]) -> tuple[bytes, ...]:
 
 def _hex(share: int) -> str:
     return share.to_bytes(SHARE_BYTES, "big").hex()
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _content(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise PolicyError("expected a sealed share in base64") from error
 
 
 def _bytes(text: str) -> bytes:

@@ -89,9 +89,9 @@ def test_fewer_sites_than_the_threshold_get_no_shares_and_no_vector(stage: Any) 
 def test_shares_that_were_changed_swapped_or_sealed_for_another_are_refused(stage: Any) -> None:
     play = shared(stage)
     good, sealed = play.collecting.for_site("site-00"), play.collecting.sealed
-    first = f"{int(good['site-01'][:2], 16) ^ 1:02x}"
+    first = "B" if good["site-01"][0] == "A" else "A"
     for bad in (
-        {**good, "site-01": first + good["site-01"][2:]},
+        {**good, "site-01": first + good["site-01"][1:]},
         {**good, "site-01": good["site-02"], "site-02": good["site-01"]},
         {**good, "site-01": sealed["site-01"]["site-02"]},
         {**good, "site-01": sealed["site-00"]["site-01"]},
