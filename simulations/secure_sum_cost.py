@@ -57,7 +57,7 @@ class Sum:
 
     terms: Terms
     parts: list[np.ndarray[Any, np.dtype[np.int64]]]
-    bytes: int = 0
+    size: int = 0
     identities: dict[str, bytes] = field(default_factory=dict)
 
     def run(self, lost: int = 0) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -79,7 +79,7 @@ class Sum:
             self._count(sums.for_site(site))
             parties[site].receive(sums.for_site(site))
             packed = ring.pack(parties[site].masked(ring.from_whole(part, terms.width)), terms.width)
-            self.bytes += packed.nbytes
+            self.size += packed.nbytes
             sums.add(site, ring.unpack(packed, terms.width))
         for site in there:
             self._count(sums.finished)
@@ -92,7 +92,7 @@ class Sum:
         return ring.to_whole(sums.sum(), terms.width)
 
     def _count(self, words: Any) -> None:
-        self.bytes += len(json.dumps(words, separators=(",", ":")))
+        self.size += len(json.dumps(words, separators=(",", ":")))
 
 
 def measured(sites: int, length: int) -> Row:
@@ -116,7 +116,7 @@ def measured(sites: int, length: int) -> Row:
         found = one.run(lost)
         seconds[lost] = time.perf_counter() - start
         assert np.array_equal(found, np.sum(parts[: sites - lost], axis=0))
-        size = size or one.bytes
+        size = size or one.size
     plain, secure = 4 * length / 1000, size / sites / 1000
     return Row(
         sites, length, grid.width(sites * PATIENTS), round(plain, 1), round(secure, 1), round(secure / plain, 3), 5,

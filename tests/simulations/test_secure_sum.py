@@ -55,6 +55,10 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
     assert (spent.epsilon, spent.alone) == pytest.approx((claims["epsilon"], claims["secure_sum"]["epsilon_alone"]))
     (plan,) = spent.plans.values()
     assert plan.reserved == {"statistics": 1, "generator": 2}
+    sheet = json.loads((run / "synthetic" / "datasheet.json").read_text())
+    assert "the server and 1 of them may collude" in sheet["trusted"]
+    assert sheet["epsilon if all others collude"] == pytest.approx(claims["secure_sum"]["epsilon_alone"], abs=1e-4)
+    assert "Skellam" in sheet["mechanism"]
     kinds = {asked.metadata.message_type for asked, _ in wire}
     assert kinds == {"query", *map(records.of_phase, records.PHASES)}
     for asked, said in wire:
