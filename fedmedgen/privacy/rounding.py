@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy.randomness import Stream
+from fedmedgen.privacy.skellam import COARSEST, WIDEST_ROOT
 
 Whole = NDArray[np.int64]
 
-COARSEST = 1024  # cells to the clip norm, at least
-WIDEST_ROOT = 16  # cells for each unit of the square root of the vector's length, at least
-INFLATION = 1.001  # a rounded vector's norm over the clip norm, at most: sqrt(1 + 1/1024 + (1 + 1/32) / 1024)
 MOST_TRIES = 1000
 LEAST_RATE = 1000.0  # of the two Poisson variables whose difference is the noise: Stirling's series is exact there
 SERIES = (1 / 12, -1 / 360, 1 / 1260)

@@ -13,9 +13,11 @@ from scipy.special import gammaln, logsumexp
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy.accountant import Parts, Unscaled, calibrated
-from fedmedgen.privacy.rounding import COARSEST, INFLATION, WIDEST_ROOT
 from fedmedgen.schema import require
 
+COARSEST = 1024  # cells to the clip norm, at least
+WIDEST_ROOT = 16  # cells for each unit of the square root of the vector's length, at least
+INFLATION = 1.001  # a rounded vector's norm over the clip norm, at most: sqrt(1 + 1/1024 + (1 + 1/32) / 1024)
 ORDERS = (*range(2, 65), *range(68, 129, 4), *range(144, 257, 16), 320, 384, 448, 512)  # whole: the bound is for those
 MOST_ORDERS_SAMPLED = 128  # of a sampled step, whose bound is a sum over all lower orders
 Curve = NDArray[np.float64]  # by order
@@ -24,7 +26,7 @@ Curve = NDArray[np.float64]  # by order
 def epsilon(parts: Parts, delta: float) -> float:
     """Epsilon at `delta` of all parts composed, neighbours differing by one patient added or removed.
 
-    **Guarantee** An upper bound, for every vector that `rounding` makes on a grid that `rounding.cells_for` allows.
+    **Guarantee** An upper bound, for every vector that `rounding` makes, on every grid that it may choose.
     **Source** Agarwal, Kairouz and Liu 2021 (Skellam); Mironov, Talwar and Zhang 2019 (sampling); Canonne, Kamath and
     Steinke 2020 (from Renyi to epsilon), dp-accounting.
     """

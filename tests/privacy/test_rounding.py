@@ -10,7 +10,8 @@ from scipy import stats
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy.randomness import Stream
-from fedmedgen.privacy.rounding import INFLATION, cells_for, largest_square, poisson, rounded, skellam_noise
+from fedmedgen.privacy.rounding import cells_for, largest_square, poisson, rounded, skellam_noise
+from fedmedgen.privacy.skellam import INFLATION
 
 wild = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1e-320, 1e300, -1e300, 0.5])
 

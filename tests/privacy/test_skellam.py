@@ -9,7 +9,7 @@ from scipy import stats
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy import accountant, skellam
-from fedmedgen.privacy.rounding import COARSEST, INFLATION, WIDEST_ROOT
+from fedmedgen.privacy.skellam import COARSEST, INFLATION, WIDEST_ROOT
 
 ORDERS = np.arange(2, 65, dtype=np.float64)
 
@@ -57,6 +57,13 @@ def test_the_bound_on_renyi_divergences_holds_and_is_close(variance: float, shif
         assert exact >= 0.4 * most or variance < 100
     if variance >= 200:
         assert exact_renyi(p, q, 2.0) >= 0.98 * bound[0]
+
+
+def test_the_bound_is_the_papers_by_hand() -> None:
+    """Of order 2, l1 3 and squared l2 5; at variance 10 the first of two terms is the lesser, at 1 the second."""
+    order = np.array([2.0])
+    assert skellam.renyi(order, 10.0, l1=3.0, l2=math.sqrt(5)) == pytest.approx(0.5 + 33 / 400)
+    assert skellam.renyi(order, 1.0, l1=3.0, l2=math.sqrt(5)) == pytest.approx(5 + 9 / 2)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])

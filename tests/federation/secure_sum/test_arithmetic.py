@@ -70,6 +70,8 @@ def test_fewer_shares_fit_every_secret(secret: bytes, other: bytes, threshold: i
     through = {0: int.from_bytes(other, "big"), **known}
     forged = {**known, threshold: shamir._interpolated(through, threshold)}
     assert shamir.join(forged, threshold) == other
+    guess = shamir._interpolated(known, 0)  # right were the polynomial of a lower degree
+    assert guess != int.from_bytes(secret, "big")
 
 
 def test_a_share_off_the_polynomial_is_found() -> None:
