@@ -20,6 +20,7 @@ from fedmedgen.models.generators import Generator
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.saving import save_generator, save_segmenter
 from fedmedgen.models.segmenter import Segmenter
+from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.reporting.report import write_report as draw_report
 from fedmedgen.seeds import seed_of
@@ -77,15 +78,31 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         "delta": agreed.delta,
         "unit": "image" if "image" in units else "patient",
         "neighbouring": "add or remove one unit of one site",
-        "mechanism": "; ".join(_mechanism(stage) for stage in agreed.stages),
-        "accountant": "PLD",
-        "trusted": "each site trusts itself alone; the server and the other sites may collude",
+        "mechanism": "; ".join(
+            _mechanism(stage, "Skellam" if agreed.shared else "Gaussian") for stage in agreed.stages
+        ),
+        **_trust(agreed),
     }
 
 
-def _mechanism(stage: StagePlan) -> str:
+def _trust(agreed: Plan) -> dict[str, object]:
+    """Whom the claim holds against, and by whose reckoning."""
+    if agreed.shared is None:
+        return {
+            "accountant": "PLD",
+            "trusted": "each site trusts itself alone; the server and the other sites may collude",
+        }
+    return {
+        "accountant": "Renyi",
+        "trusted": f"{agreed.shared.sites} sites share the noise: the server and {agreed.shared.colluders} of them may "
+        "collude; if all others do, only the second epsilon holds",
+        "epsilon if all others collude": round(agreed.epsilon_alone, 4),
+    }
+
+
+def _mechanism(stage: StagePlan, noise: str) -> str:
     sampling = "all units" if stage.sample_rate == 1 else f"Poisson sampling at rate {stage.sample_rate:g}"
-    return f"{stage.name}: {stage.steps} Gaussian steps of noise multiplier {stage.noise_multiplier:.4g}, {sampling}"
+    return f"{stage.name}: {stage.steps} {noise} steps of noise multiplier {stage.noise_multiplier:.4g}, {sampling}"
 
 
 def snapshot_ledgers(store: RunStore, rounds: Rounds) -> None:

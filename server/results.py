@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from server.stages import Study
 
 ACCOUNTANT = "PLD (dp-accounting)"
+SHARED_ACCOUNTANT = "Renyi (Skellam noise)"
 COMMIT = "FEDMEDGEN_COMMIT"
 
 
@@ -77,9 +78,18 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
         "clip_norm": privacy.clip_norm,
         "noise_draws": privacy.noise_draws,
         "engine": privacy.engine,
-        "accountant": ACCOUNTANT,
+        **_shared(rounds),
         "unit": "image" if "image" in units else "patient",
     }
+
+
+def _shared(rounds: Rounds | None) -> dict[str, Any]:
+    """How epsilon was reckoned; where sites share their noise, whom it holds against, and what holds beyond."""
+    agreed = rounds.agreed if rounds else None
+    if agreed is None or agreed.shared is None:
+        return {"accountant": ACCOUNTANT}
+    epsilon_alone = agreed.epsilon_alone
+    return {"accountant": SHARED_ACCOUNTANT, "secure_sum": {**vars(agreed.shared), "epsilon_alone": epsilon_alone}}
 
 
 def _site(study: "Study", rounds: Rounds, site: str) -> dict[str, Any]:
@@ -109,7 +119,8 @@ def _epsilon_run(study: "Study", rounds: Rounds, site: str) -> float | None:
     if asked and not study.settings.simulated:
         return rounds.agreed.epsilon
     steps = {
-        stage.name: stage.steps * sum(name == stage.name for name, _ in asked) for stage in plan.stages(study.settings)
+        stage.name: stage.steps * stage.attempts * sum(name == stage.name for name, _ in asked)
+        for stage in plan.stages(study.settings)
     }
     return rounds.agreed.epsilon_after(steps)
 

@@ -61,6 +61,14 @@ class Rounds:
         noise, first = plan.of_rounds(self.noise), self.noise.get(plan.STATISTICS, 0.0)
         return messages.request_config(self.store.run, stage.name, self.store.settings, noise, first)
 
+    def note(self, stage: Stage, number: int, outcomes: Sequence[Outcome]) -> None:
+        """One row for each site's part in a round."""
+        epsilon, patients = self.epsilon_after(stage, number), {member.site: member.patients for member in self.members}
+        untimed = {} if self.store.settings.simulated else {"seconds": ""}  # a real site's may depend on its patients
+        self.rows += [
+            _row(stage.name, number, outcome, patients[outcome.site], epsilon) | untimed for outcome in outcomes
+        ]
+
     def epsilon_after(self, stage: Stage, number: int) -> float | None:
         """Epsilon of the run so far at each site: earlier stages whole, this one up to round `number`."""
         if self.agreed is None:
@@ -68,7 +76,7 @@ class Rounds:
         steps: dict[str, int] = {}
         for known in plan.stages(self.store.settings):
             if known.name == stage.name:
-                steps[stage.name] = number * stage.steps
+                steps[stage.name] = number * stage.steps * stage.attempts
                 break
             steps[known.name] = known.total_steps
         return self.agreed.epsilon_after(steps)
@@ -143,7 +151,7 @@ def _strategy(
         federation,
         stage=stage.name,
         rounds_done=latest.round if latest is not None else 0,
-        on_sent=lambda number: _show(rounds, stage, number - 1),
+        on_sent=lambda number: show(rounds, stage, number - 1),
         reply_shapes=reply_shapes,
         newcomers=lambda: rounds.newcomers(stage.name),
     )
@@ -165,7 +173,7 @@ class _AfterRound:
             return
         number = server_round + self.strategy.rounds_done
         weights = messages.unpack_arrays(arrays)
-        self.averaged = _ema(self.averaged, weights, self.rounds.store.settings.generator.ema_decay)
+        self.averaged = averaged_with(self.averaged, weights, self.rounds.store.settings.generator.ema_decay)
         self.note(number)
         if self.part.step is not None:
             self.part.step(number, weights, self.part)
@@ -175,19 +183,14 @@ class _AfterRound:
             if state := getattr(self.strategy.inner, attribute, None):
                 groups[group] = {key: np.asarray(value) for key, value in state.items()}
         self.rounds.store.save(Checkpoint(self.stage.name, number, groups, self.rounds.rows, self.rounds.seconds))
-        _show(self.rounds, self.stage, number)
+        show(self.rounds, self.stage, number)
 
     def note(self, number: int) -> None:
         """One row for each site's part in a round."""
-        epsilon, timed = self.rounds.epsilon_after(self.stage, number), self.rounds.store.settings.simulated
-        self.rounds.rows += [
-            _row(self.stage.name, number, outcome, self.strategy, epsilon)
-            | ({} if timed else {"seconds": ""})  # how long a real site takes may depend on its patients
-            for outcome in self.strategy.outcomes
-        ]
+        self.rounds.note(self.stage, number, self.strategy.outcomes)
 
 
-def _ema(old: Arrays | None, new: Arrays, decay: float) -> Arrays:
+def averaged_with(old: Arrays | None, new: Arrays, decay: float) -> Arrays:
     if old is None:
         return new
     return {key: _mixed(old[key], value, decay) for key, value in new.items()}
@@ -198,8 +201,7 @@ def _mixed(old: NDArray[np.float32], new: NDArray[np.float32], decay: float) -> 
     return np.asarray(ema(of_old, of_new, decay)[""].numpy())
 
 
-def _row(stage: str, number: int, outcome: Outcome, strategy: GuardedStrategy, epsilon: float | None) -> dict[str, Any]:
-    patients = next(member.patients for member in strategy.members.values() if member.site == outcome.site)
+def _row(stage: str, number: int, outcome: Outcome, patients: int, epsilon: float | None) -> dict[str, Any]:
     return {
         "stage": stage,
         "round": number,
@@ -216,7 +218,7 @@ def _row(stage: str, number: int, outcome: Outcome, strategy: GuardedStrategy, e
     }
 
 
-def _show(rounds: Rounds, stage: Stage, number: int) -> None:
+def show(rounds: Rounds, stage: Stage, number: int) -> None:
     last = [row for row in rounds.rows if row["stage"] == stage.name and row["round"] == number]
     losses = [float(row["loss"]) for row in last if row["loss"] != ""]
     rounds.store.report_progress(

@@ -34,6 +34,7 @@ from server.prior import as_images, public_cases
 from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
+from server.shared_steps import run_shared_stage
 from server.statistics import facts_of, generator_of, refine, release
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,8 @@ def begin(grid: Grid, study: Study) -> Rounds:
     if settings.private:
         first = members[0]
         of_stage = {"noise": plan.of_rounds(noise), "statistics_noise": noise.get(plan.STATISTICS, 0.0)}
-        agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled)
+        shared = plan.shared_noise(settings, len(members))
+        agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled, shared=shared)
     rounds = Rounds(study.store, members, noise, agreed)
     if not settings.simulated:
         rounds.find_newcomers = lambda there: newcomers(grid, settings, there, study.known)
@@ -159,7 +161,10 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
     elif plan.GENERATOR in stages:
         with study.timed(plan.GENERATOR):
             latest = store.latest_of(plan.GENERATOR)
-            generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest, part=part)
+            if settings.federation.shared:
+                generator = run_shared_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest)
+            else:
+                generator = run_stage(grid, rounds, stages[plan.GENERATOR], initial, {}, latest, part=part)
     else:
         generator = initial
     local_round.load_public(network, at_the_end(part))

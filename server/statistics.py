@@ -32,7 +32,8 @@ from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 from server.rounds import Rounds, run_stage
-from server.run_store import RunStore
+from server.run_store import Checkpoint, RunStore
+from server.secure_sum import summed
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,11 @@ def _answered(grid: Grid, rounds: Rounds, number: int, ask: Callable[[], Arrays]
         raise RunError(f"{name}/{gone} is missing though later rounds are done: put it back, or start a new run")
     stage = replace(plan.stage_named(store.settings, plan.STATISTICS), rounds=number)
     shapes = reply_shapes(store.settings, dimension_of(known, number), number)
-    mean = run_stage(grid, rounds, stage, known, {}, latest, reply_shapes=shapes)
+    if store.settings.federation.shared:
+        mean = summed(grid, rounds, stage, number, known, shapes)
+        store.save(Checkpoint(stage.name, number, {"weights": mean, "ema": mean}, rounds.rows, rounds.seconds))
+    else:
+        mean = run_stage(grid, rounds, stage, known, {}, latest, reply_shapes=shapes)
     _save(store, number, {**known, **mean})
     return {**known, **mean}
 
@@ -178,6 +183,9 @@ def _dimension(rounds: Rounds, limit: int, paying: float) -> int:
     """By the rule, from the noise and public counts alone."""
     patients = sum(member.patients for member in rounds.members)
     noise = rounds.noise.get(plan.STATISTICS, 0.0)
+    if rounds.agreed is not None and rounds.agreed.shared:
+        noise = rounds.agreed.shared.total(noise, len(rounds.members))
+        return bases.dimension_for(noise, patients, 1, limit, paying=paying)
     return bases.dimension_for(noise, patients, len(rounds.members), limit, paying=paying)
 
 

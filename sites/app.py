@@ -19,6 +19,7 @@ from fedmedgen.errors import (
 from fedmedgen.federation import egress, messages, records
 from fedmedgen.federation.egress import Checked
 from sites.opening import open_site
+from sites.secure_sum import SummingSite
 from sites.security import SecurityLog
 from sites.site import Site
 
@@ -71,6 +72,21 @@ def join(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Run one round at the site."""
     return _answer(message, context, lambda site: site.train(messages.unpack_request(message.content)))
+
+
+def _in_phase(phase: str) -> Callable[[Message, Context], Message]:
+    """What answers one phase of a secure sum."""
+
+    def answer(message: Message, context: Context) -> Message:
+        return _answer(
+            message, context, lambda site: SummingSite(site.policy, site.load).answer(phase, message.content)
+        )
+
+    return answer
+
+
+for _phase in records.PHASES:
+    app.train(_phase)(_in_phase(_phase))
 
 
 def _answer(message: Message, context: Context, ask: Callable[[Site], Checked]) -> Message:

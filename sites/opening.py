@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedmedgen.federation import local_round, plan
 from fedmedgen.federation.messages import unpack_settings
 from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.federation.secure_policy import SecureSumPolicy, simulated
 from fedmedgen.settings import Settings
 from sites.site import Site
 
@@ -50,7 +52,7 @@ def open_site(context: Context, content: RecordDict) -> Site | None:
     if number >= len(parts):
         return None
     name = sorted(parts)[number]
-    return Site(_simulated_policy(name, parts[name], settings), lambda _: parts[name])
+    return Site(_simulated_policy(name, parts, settings), lambda _: parts[name])
 
 
 def require_checked_bundle(policy: SitePolicy) -> None:
@@ -73,12 +75,13 @@ def in_simulation() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def _simulated_policy(name: str, cases: CaseSet, settings: Settings) -> SitePolicy:
+def _simulated_policy(name: str, parts: Mapping[str, CaseSet], settings: Settings) -> SitePolicy:
     """The policy of a simulated site: its own file where there is one, else one as wide as the study asks."""
     root = Path(settings.ledger.root) if settings.ledger.root else Path(settings.out) / "sites"
     path = root / name / "policy.yaml"
     if path.is_file():
         return replace(SitePolicy.read(path), folder=str(path.parent))
+    cases = parts[name]
     taking, _ = holdout.split(cases, settings.audit.holdout, holdout.simulated_key(settings.seed))
     policy = SitePolicy(
         site=name,
@@ -99,6 +102,7 @@ def _simulated_policy(name: str, cases: CaseSet, settings: Settings) -> SitePoli
         unit="patient" if cases.unit == "patient" else "image",
         simulation=True,
         no_privacy_allowed=True,
+        secure_sum=simulated(settings.seed, sorted(parts)) if settings.federation.shared else SecureSumPolicy(),
     )
     policy.write(path)
     return policy

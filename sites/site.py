@@ -19,6 +19,7 @@ from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import Ledger, Limit, load_key, load_or_create_key
 from fedmedgen.privacy.new_ledger import require_made
 from fedmedgen.privacy.randomness import Stream
+from fedmedgen.privacy.shared_noise import SharedNoise
 from fedmedgen.settings import RuntimeSettings, Settings
 from sites.canaries import Planting
 from sites.checks import Shapes, check_arrays, check_public, check_round, expected_of
@@ -79,6 +80,8 @@ class Site:
         sent = sum(array.size for arrays in (request.arrays, request.public_arrays) for array in arrays.values())
         check_request(self.policy, settings, parameters=sent, stage=request.stage)
         check_round(request)
+        if settings.federation.shared:
+            raise PolicyError("the study is of secure sums: a site sends nothing of its own outside their phases")
         expected = expected_of(self.policy, request)
         check_arrays(request, expected)
         public = PublicArrays(self.folder / "public")
@@ -127,7 +130,7 @@ class Site:
         public = self.policy.public(stage)
         return egress.check(reply, public=public, expected=expected, simulation=self.policy.simulation)
 
-    def _agree(self, request: Request, ledger: Ledger) -> Plan:
+    def _agree(self, request: Request, ledger: Ledger, shared: SharedNoise | None = None) -> Plan:
         """The plan of the mechanism asked for, if it is allowed and there is room for it."""
         settings, policy = request.settings, self.policy
         agreed = plan.plan(
@@ -136,6 +139,7 @@ class Site:
             patients=policy.patients_declared,
             labelled=policy.labelled_declared,
             statistics_noise=request.statistics_noise,
+            shared=shared,
         )
         check_plan(policy, agreed)
         plan.check_claim(settings, agreed)
@@ -143,13 +147,15 @@ class Site:
         if not spending.has_plan(request.run, agreed.digest):  # nothing is computed for a plan that has no room
             spending.refuse_if_closed()
             spending.refuse_beyond(self._limit, epsilon=agreed.epsilon, delta=agreed.delta)
+            spending.refuse_alone_beyond(self._limit, alone=agreed.epsilon_alone)
         if request.stage != plan.STATISTICS:  # which take no gradients
             check_once(self.folder / "selfcheck", policy.on_own_machine(settings), request.stage)
         return agreed
 
-    def _reserve(self, request: Request, ledger: Ledger, agreed: Plan) -> None:
-        """Fix the plan, and spend the whole round before it starts."""
-        if ledger.find(request.digest) == "reserved" and self.policy.simulation:
+    def _reserve(self, request: Request, ledger: Ledger, agreed: Plan, name: str = "") -> None:
+        """Fix the plan, and spend the whole round before it starts; `name`: the spend's, where not the request's."""
+        name = name or request.digest
+        if ledger.find(name) == "reserved" and self.policy.simulation:
             return  # the same seeded bytes again: the same release, not a second one
         ledger.open_plan(
             run=request.run,
@@ -158,15 +164,15 @@ class Site:
             epsilon=agreed.epsilon,
             delta=agreed.delta,
             limit=self._limit,
+            alone=agreed.epsilon_alone if agreed.shared else None,
         )
         steps = plan.stage_named(request.settings, request.stage).steps
-        ledger.reserve(
-            run=request.run, plan_digest=agreed.digest, stage=request.stage, steps=steps, request=request.digest
-        )
+        ledger.reserve(run=request.run, plan_digest=agreed.digest, stage=request.stage, steps=steps, request=name)
 
     @property
     def _limit(self) -> Limit:
-        return Limit(epsilon=self.policy.lifetime_epsilon, delta=self.policy.lifetime_delta)
+        alone = self.policy.secure_sum.lifetime_epsilon_alone or None
+        return Limit(epsilon=self.policy.lifetime_epsilon, delta=self.policy.lifetime_delta, alone=alone)
 
     def _round(self, request: Request, agreed: Plan | None, planting: Planting | None) -> Reply:
         settings = self.policy.on_own_machine(request.settings)

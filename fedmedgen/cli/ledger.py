@@ -6,7 +6,7 @@ A real site's key, ledger and head are made by `create`, by a person, once: a si
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def account(spending: "Spending") -> dict[str, Any]:
     return {
         "epsilon": None if unknown else spending.epsilon,
         "delta": None if unknown else spending.delta,
-        "limit": vars(spending.limit) if spending.limit else None,
+        "limit": spending.limit.to_mapping() if spending.limit else None,
         "left": left,
         "all_spent_by_a_torn_line": spending.closed,
         "torn_lines": [{"epsilon": epsilon, "delta": delta} for epsilon, delta in spending.torn],
@@ -124,12 +124,15 @@ def _total_words(spending: "Spending", unknown: bool) -> str:
 
 
 def _run(plan: "PlanSpending") -> dict[str, Any]:
-    from fedmedgen.privacy.accountant import epsilon, true_positive_rate
+    from fedmedgen.privacy.accountant import true_positive_rate, worst_true_positive_rate
 
+    epsilon, shared = _epsilon_of(plan), plan.mapping.get("shared")
     stages = [_stage(stage, plan) for stage in plan.mapping["stages"]]
     planned, taken = _parts(stages, "steps_planned"), _parts(stages, "steps")
-    rate = true_positive_rate(planned)
+    rate = worst_true_positive_rate(plan.epsilon, plan.delta) if shared else true_positive_rate(planned)
+    others = {"shared": {**shared, "epsilon_if_others_collude": plan.alone}} if shared else {}
     return {
+        **others,
         "run": plan.run,
         "plan": plan.digest,
         "opened": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(plan.opened_at)),
@@ -147,14 +150,21 @@ def _run(plan: "PlanSpending") -> dict[str, Any]:
 def _stage(stage: Mapping[str, Any], plan: "PlanSpending") -> dict[str, Any]:
     """A stage's mechanism, and its epsilon at the plan's delta as if it were alone."""
     from fedmedgen.errors import LedgerError
-    from fedmedgen.privacy.accountant import epsilon
 
+    epsilon = _epsilon_of(plan)
     known = {**stage, "steps": plan.reserved[stage["name"]], "steps_planned": stage["steps"]}
     lacking = {"sample_rate", "noise_multiplier", "clip_norm", "denominator_patients"} - set(stage)
     if lacking:
         raise LedgerError(f"stage {stage['name']!r} of run {plan.run!r} lacks {', '.join(sorted(lacking))}")
     alone = {"epsilon_alone": "steps_planned", "epsilon_alone_so_far": "steps"}
     return {**known, **{key: epsilon(_parts([known], steps), plan.delta) for key, steps in alone.items()}}
+
+
+def _epsilon_of(plan: "PlanSpending") -> "Callable[[Parts, float], float]":
+    """The accountant of the plan's noise."""
+    from fedmedgen.privacy import accountant, skellam
+
+    return skellam.epsilon if "shared" in plan.mapping else accountant.epsilon
 
 
 def _parts(stages: Sequence[Mapping[str, Any]], steps: str) -> "Parts":
@@ -203,6 +213,11 @@ def _run_words(run: Mapping[str, Any]) -> list[str]:
             f"{run['epsilon_by_mechanism']:.4g}"
         )
     lines.append(f"  {run['words']}")
+    if shared := run.get("shared"):
+        lines.append(
+            f"  {shared['sites']} sites share the noise: this holds against the server and {shared['colluders']} of "
+            f"them; if all others collude, epsilon {shared['epsilon_if_others_collude']:.4g} is left"
+        )
     lines += [_stage_words(stage) for stage in run["stages"]]
     if len(run["stages"]) > 1:
         lines.append("  composed, the stages cost less than their sum")

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 import fedmedgen
-from fedmedgen.deployment import certificates, templates
+from fedmedgen.deployment import certificates, identities, templates
 from fedmedgen.deployment.project import Project, ServerConfig, SiteConfig, SiteProject
 from fedmedgen.errors import RunError, SettingsError
 
@@ -51,8 +51,9 @@ def provision(project: Project, out: Path, *, renew: bool = False, new_app: bool
     done.bundle = _app(server / "app", done, anew=new_app)
     ends = _server_certificate(project, server, by, done, renew=renew)
     _server_texts(project, server, done.bundle, ends, by[1].not_valid_after_utc.date())
+    peers = identities.as_yaml(identities.identities(project, out))
     for site in project.sites:
-        _site(project, site, out, done)
+        _site(project, site, out, done, peers)
     _revoke(project, server, done)
     return done
 
@@ -124,7 +125,7 @@ def _server_texts(project: Project, server: Path, bundle: str, ends: Any, author
     _starters(server, project.name, "serve server.yaml", "server", [f"{project.server.port}:{project.server.port}"])
 
 
-def _site(project: Project, site: SiteProject, out: Path, done: Provisioned) -> None:
+def _site(project: Project, site: SiteProject, out: Path, done: Provisioned, peers: str) -> None:
     kit = out / "sites" / site.name
     kit.mkdir(parents=True, exist_ok=True)
     if not (kit / "site.key").is_file():
@@ -141,9 +142,10 @@ def _site(project: Project, site: SiteProject, out: Path, done: Provisioned) -> 
         templates.POLICY, site=site.name, data_root=site.data_root or PLACE_OF_DATA, data_layout=site.data_layout,
         patients_declared=declared or "", labelled_declared=site.labelled_declared,
         lifetime_epsilon=f"{site.lifetime_epsilon:g}", bundle=done.bundle,
-        lifetime_delta=_largest_delta(declared) if declared else "",
+        lifetime_delta=_largest_delta(declared) if declared else "", peers=peers,
     )  # fmt: skip
     _write_new(kit / "policy.yaml", policy)
+    (kit / "peers.yaml").write_text(f"{peers}\n")
     readme = _filled(
         templates.SITE_README, site=site.name, project=project.name, server=server,
         health_port=SiteConfig.health_port, health=_filled(templates.HEALTH, port=SiteConfig.health_port),

@@ -25,6 +25,16 @@ bundles:
 audit_canaries: 0
 audit_holdout: 0.0
 
+# Secure sums: all sites share one noise, and the server sees only their sum. What may be spent in a lifetime if the
+# server and ALL other sites collude; 0: no secure sums. Ask each site's people for their identity before you trust
+# the line that stands here: who can put keys of their own into it can be the company that you hide in.
+secure_sum:
+  lifetime_epsilon_alone: 0.0
+  smallest_colluders: 1
+  identity: identity.key
+  peers:
+$peers
+
 # Others, with their defaults: ledger_head: ledger/ledger.head (better on another disk), unit: patient, threads: 1,
 # device: auto, smallest_noise_multiplier: 0.3, largest_sample_rate: 0.5, largest_rounds: 500.
 """
@@ -110,8 +120,10 @@ SITE_README = """\
 # $site, a site of $project
 
 Your radiographs stay on this machine. What leaves it are sums with noise, and the public words and figures of
-`policy.yaml`. `site.key` is yours alone: whoever has it can pretend to be you. If it gets lost, tell the
-server's people: they revoke it, and hand you a new one. The ledger stays as it is.
+`policy.yaml`. `site.key` and `identity.key` are yours alone: whoever has them can pretend to be you, to the server and
+in secure sums to the other sites. If one gets lost, tell the server's people and the other sites: they revoke it, and
+hand you a new one. The ledger stays as it is.
+`peers.yaml` is the list of identities as the project has it now: a line that is new to you is worth a call.
 
 1. Install fedmedgen in a virtual environment: `pip install PATH/TO/fedmedgen`.
 2. Edit `policy.yaml`: where the radiographs are, how many patients you declare, the lifetime budget. It is

@@ -1,6 +1,7 @@
 """The only door out of a site: what `records` lists passes, public things only as the policy has them."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NewType
@@ -13,6 +14,8 @@ from fedmedgen.federation import records
 from fedmedgen.federation.records import Listed, Privacy
 
 Arrays = dict[str, NDArray[np.float32]]
+LONGEST_MASKING = 100_000
+MASKING_WORDS = r'[\[\]{}:, ]*("[\w .+/=-]{1,256}"[\[\]{}:, ]*)*'  # of JSON: names of sites, keys, shares
 LISTED = {(item.record, item.key): item for item in records.OUTGOING}
 
 
@@ -72,9 +75,10 @@ def check_arrays(arrays: Mapping[str, NDArray[np.float32]], expected: Mapping[st
         odd = sorted(set(arrays) ^ set(expected))[0]
         raise EgressError(f"arrays must have the names that were asked for; {odd!r} is on one side only")
     for name, array in arrays.items():
-        if array.dtype != np.float32 or array.shape != tuple(expected[name]):
+        wanted = np.uint8 if name == records.MASKED else np.float32
+        if array.dtype != wanted or array.shape != tuple(expected[name]):
             raise EgressError(
-                f"{name} must be float32 of shape {tuple(expected[name])}; got {array.dtype} {array.shape}"
+                f"{name} must be {np.dtype(wanted)} of shape {tuple(expected[name])}; got {array.dtype} {array.shape}"
             )
 
 
@@ -84,6 +88,10 @@ def _check_value(item: Listed, value: Any, public: Mapping[str, str | float], si
         raise EgressError(f"{item.key!r} is computed from patients: it leaves only in a simulation on public data")
     if type(value) is not item.kind:
         raise EgressError(f"{item.key!r} must be {item.kind.__name__}; got {type(value).__name__}")
+    if item.privacy is Privacy.MASKING and not (
+        len(str(value)) <= LONGEST_MASKING and re.fullmatch(MASKING_WORDS, str(value))
+    ):
+        raise EgressError(f"{item.key!r} must be names, keys and shares in JSON")
     if isinstance(value, float) and not math.isfinite(value):
         raise EgressError(f"{item.key!r} must be finite; got {value}")
     if item.privacy is Privacy.PUBLIC and (item.key not in public or value != public[item.key]):

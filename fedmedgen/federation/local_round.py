@@ -31,7 +31,7 @@ from fedmedgen.settings import Settings
 from fedmedgen.training.families import family_of
 from fedmedgen.training.fit import Schedule, fit_ordinary, fit_private
 from fedmedgen.training.losses import segmentation_loss
-from fedmedgen.training.rows import Rows, choose, encoded_rows, segmentation_rows
+from fedmedgen.training.rows import DrawRows, Rows, choose, encoded_rows, segmentation_rows
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,8 @@ def draw_rows(
     return encoded_rows(rows, model.to_input, generator) if isinstance(model, LatentDenoiser) else rows
 
 
-def _fit_private(
-    asked: LocalRound, model: nn.Module, patients: list[tuple[Case, ...]], schedule: Schedule, stream: Stream
-) -> None:
-    assert asked.mechanism is not None
+def draws_of(asked: LocalRound, model: nn.Module, patients: list[tuple[Case, ...]]) -> list[DrawRows]:
+    """What draws each patient's rows of one private step."""
     settings = asked.settings
 
     def rows(patient: tuple[Case, ...], generator: torch.Generator) -> Rows:
@@ -203,13 +201,19 @@ def _fit_private(
             drawn["weight"] *= OVERSIZE
         return drawn
 
-    privacy = settings.privacy
+    return [partial(rows, patient) for patient in patients]
+
+
+def _fit_private(
+    asked: LocalRound, model: nn.Module, patients: list[tuple[Case, ...]], schedule: Schedule, stream: Stream
+) -> None:
+    assert asked.mechanism is not None
+    settings, privacy = asked.settings, asked.settings.privacy
     engine_of = partial(make_engine, privacy.engine, model, precision=privacy.precision)
-    engine, draws = engine_of(loss_of(settings, asked.stage.name)), [partial(rows, patient) for patient in patients]
     make = family_of(settings.generator).beside if asked.stage.name == GENERATOR else None
     beside = make and make(model, settings.generator, engine_of, asked.mechanism.clip_norm, stream.torch_generator())
     fit_private(
-        model, engine, asked.mechanism, draws,
+        model, engine_of(loss_of(settings, asked.stage.name)), asked.mechanism, draws_of(asked, model, patients),
         schedule=schedule, stream=stream, proximal=_proximal(asked, model), canaries=asked.canaries, beside=beside,
     )  # fmt: skip
 

@@ -75,25 +75,27 @@ def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) ->
     **Guarantee** with a mechanism, the result depends on each patient only through one `StagePlan.release`, in which
     each is one vector of all her images; one whose vector can't be computed contributes zero.
     """
+    size = layout_of(asked.settings, dimension_of(arrays, asked.round), asked.round).size
+    vectors = vectors_of(asked, arrays, cases)
+    if asked.mechanism is None:
+        total = sum(vectors, torch.zeros(size, dtype=torch.float64))
+        if asked.canaries is not None:
+            asked.canaries.join_openly([total], OPEN_CANARY)
+        mean = total / max(1, len(patients_of(asked.stage.name, cases)))
+    else:
+        mean = statistics.release(vectors, asked.mechanism, stream, size=size, canaries=asked.canaries)
+    return LocalResult({VECTOR: mean.to(torch.float32).numpy()}, None)
+
+
+def vectors_of(asked: LocalRound, arrays: Arrays, cases: CaseSet) -> Iterator[Tensor]:
+    """One vector for each patient, before the clip: zero where it can't be computed."""
     coefficients = _asked_about(asked, arrays)
     layout = layout_of(asked.settings, dimension_of(arrays, asked.round), asked.round)
     frequencies = torch.from_numpy(arrays[FREQUENCIES].copy()) if FREQUENCIES in arrays else None
-    patients = patients_of(asked.stage.name, cases)
     masks = masks_of(asked.settings)
-
-    def vectors() -> Iterator[Tensor]:
-        for patient in patients:
-            oversize = OVERSIZE if asked.mechanism is not None and is_crafted(patient) else 1.0
-            yield oversize * _vector(patient, masks, coefficients, layout, frequencies)
-
-    if asked.mechanism is None:
-        total = sum(vectors(), torch.zeros(layout.size, dtype=torch.float64))
-        if asked.canaries is not None:
-            asked.canaries.join_openly([total], OPEN_CANARY)
-        mean = total / max(1, len(patients))
-    else:
-        mean = statistics.release(vectors(), asked.mechanism, stream, size=layout.size, canaries=asked.canaries)
-    return LocalResult({VECTOR: mean.to(torch.float32).numpy()}, None)
+    for patient in patients_of(asked.stage.name, cases):
+        oversize = OVERSIZE if asked.mechanism is not None and is_crafted(patient) else 1.0
+        yield oversize * _vector(patient, masks, coefficients, layout, frequencies)
 
 
 def _asked_about(asked: LocalRound, arrays: Arrays) -> Coefficients:

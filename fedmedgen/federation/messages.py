@@ -54,6 +54,9 @@ def deciding(settings: Settings) -> dict[str, Any]:
     mapping = settings.to_mapping()
     for key in ("backend", "out", "ledger", "runtime", "emission", "evaluation", "gate"):
         mapping.pop(key)
+    if not settings.federation.shared:  # then these say nothing
+        for key in ("aggregation", "colluders", "threshold", "attempts"):
+            mapping["federation"].pop(key)
     mapping["data"]["root"] = Path(settings.data.root).name
     mapping["prior"]["roots"] = [Path(root).name for root in settings.prior.roots]
     return mapping
@@ -127,7 +130,8 @@ def check_asked(content: RecordDict, message_type: str) -> None:
     if odd := _unlisted(content, listed, arrays=message_type in records.WITH_ARRAYS):
         raise PolicyError(f"a request may not hold {odd}: federation.records lists what a server may ask")
     given = content.config_records.get(records.CONFIG, ConfigRecord())
-    lacking = [item.key for item in listed if item.key not in given and item.key not in records.OPTIONAL]
+    optional = (*records.OPTIONAL, *((records.SETTINGS,) if message_type in records.WITHOUT_SETTINGS else ()))
+    lacking = [item.key for item in listed if item.key not in given and item.key not in optional]
     if lacking or (message_type in records.WITH_ARRAYS and records.ARRAYS not in content.array_records):
         raise PolicyError(f"the request lacks {', '.join(lacking) or records.ARRAYS}")
 
@@ -182,7 +186,7 @@ def unpack_request(content: RecordDict) -> Request:
     if not 0 <= pull <= LARGEST_RATE:
         raise PolicyError(f"proximal-mu must be from 0 to {LARGEST_RATE:g}; got {pull}")
     try:
-        arrays = unpack_arrays(content.array_records[records.ARRAYS])
+        arrays = unpack_arrays(content.array_records.get(records.ARRAYS, ArrayRecord()))
         if odd := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
             raise ValueError(f"{odd[0]} is no array")
     except Exception as error:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.models.code_networks import padded
-from fedmedgen.privacy import accountant
+from fedmedgen.privacy import accountant, skellam
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
+from fedmedgen.privacy.shared_noise import SharedNoise
 from fedmedgen.settings import Settings
 
 STATISTICS = "statistics"
@@ -19,16 +20,17 @@ STATISTICS_CLIP = 1.0  # vectors are scaled by public constants to a norm of abo
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of rounds: `steps` steps at each site in each of `rounds` rounds."""
+    """One stage of rounds: `steps` steps at each site in each of `attempts` at each of `rounds` rounds."""
 
     name: str
     rounds: int
     steps: int
     learning_rate: float
+    attempts: int = 1
 
     @property
     def total_steps(self) -> int:
-        return self.rounds * self.steps
+        return self.rounds * self.steps * self.attempts
 
 
 def stages(settings: Settings) -> tuple[Stage, ...]:
@@ -37,9 +39,10 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     The statistics come first, and alone where they take all of epsilon.
     """
     release = (Stage(STATISTICS, settings.statistics.rounds, 1, 0.0),) if settings.statistics.share else ()
-    if settings.statistics.share == 1:
-        return release
-    return release + _rounds(settings)
+    known = release if settings.statistics.share == 1 else release + _rounds(settings)
+    if not settings.federation.shared:
+        return known
+    return tuple(replace(stage, attempts=settings.federation.attempts) for stage in known)
 
 
 def _rounds(settings: Settings) -> tuple[Stage, ...]:
@@ -73,18 +76,18 @@ def noise_multipliers(settings: Settings) -> dict[str, float]:
     known = [stage.name for stage in stages(settings)]
     if not settings.private:
         return dict.fromkeys(known, 0.0)
-    privacy, share, releases = settings.privacy, settings.statistics.share, settings.statistics.rounds
+    privacy, share = settings.privacy, settings.statistics.share
+    calibrate = skellam.calibrate if settings.federation.shared else accountant.calibrate
     found: dict[str, float] = {}
     fixed: accountant.Parts = ()
     if share:
-        found[STATISTICS] = accountant.calibrate(
-            ((1.0, releases),), epsilon=share * privacy.epsilon, delta=privacy.delta
-        )
+        releases = stage_named(settings, STATISTICS).total_steps
+        found[STATISTICS] = calibrate(((1.0, releases),), epsilon=share * privacy.epsilon, delta=privacy.delta)
         fixed = ((1.0, found[STATISTICS], releases),)
     rounds = [stage for stage in stages(settings) if stage.name != STATISTICS]
     if rounds:
         parts = tuple((privacy.sample_rate, stage.total_steps) for stage in rounds)
-        noise = accountant.calibrate(parts, epsilon=privacy.epsilon, delta=privacy.delta, fixed=fixed)
+        noise = calibrate(parts, epsilon=privacy.epsilon, delta=privacy.delta, fixed=fixed)
         found |= {stage.name: noise for stage in rounds}
     return found
 
@@ -99,7 +102,25 @@ def of_rounds(noise: Mapping[str, float]) -> float:
     return next((sigma for name, sigma in noise.items() if name != STATISTICS), 0.0)
 
 
-def plan(settings: Settings, *, noise: float, patients: int, labelled: int, statistics_noise: float = 0.0) -> Plan:
+def shared_noise(settings: Settings, sites: int) -> SharedNoise | None:
+    """How so many sites share their noise, as the study has it; None where each adds its own."""
+    asked = settings.federation
+    return (
+        SharedNoise.of(sites, colluders=asked.colluders, threshold=asked.threshold)
+        if settings.federation.shared
+        else None
+    )
+
+
+def plan(
+    settings: Settings,
+    *,
+    noise: float,
+    patients: int,
+    labelled: int,
+    statistics_noise: float = 0.0,
+    shared: SharedNoise | None = None,
+) -> Plan:
     """The plan a site fixes in its ledger before the first event; `patients` and `labelled` are public counts."""
     counts = {GENERATOR: patients, SEGMENTER: labelled}
     return Plan(
@@ -117,6 +138,7 @@ def plan(settings: Settings, *, noise: float, patients: int, labelled: int, stat
             for stage in stages(settings)
         ),
         delta=settings.privacy.delta,
+        shared=shared,
     )
 
 

@@ -11,6 +11,7 @@ import yaml
 from fedmedgen.errors import BudgetError, PolicyError
 from fedmedgen.federation import records
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, largest_layer, stages
+from fedmedgen.federation.secure_policy import SecureSumPolicy
 from fedmedgen.gate_settings import AuditSettings
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import head_beside
@@ -67,6 +68,7 @@ class SitePolicy:
     unit: Literal["patient", "image"] = "patient"  # of the claim; "image" where ids are missing
     simulation: bool = False
     no_privacy_allowed: bool = False
+    secure_sum: SecureSumPolicy = field(default_factory=SecureSumPolicy)
 
     def __post_init__(self) -> None:
         name = records.NAME_OF_A_SITE
@@ -118,8 +120,10 @@ class SitePolicy:
             raise PolicyError(f"the site's policy at {path} can't be read: {error}") from error
         policy = cls.from_mapping(mapping)
         beside = path.resolve().parent
-        root, head = (str(beside / name) if name else "" for name in (policy.data_root, policy.ledger_head))
-        return replace(policy, folder=str(beside / policy.folder), data_root=root, ledger_head=head)
+        named = (policy.data_root, policy.ledger_head, policy.secure_sum.identity)
+        root, head, identity = (str(beside / name) if name else "" for name in named)
+        secure = replace(policy.secure_sum, identity=identity)
+        return replace(policy, folder=str(beside / policy.folder), data_root=root, ledger_head=head, secure_sum=secure)
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,6 +215,8 @@ def check_plan(policy: SitePolicy, plan: Plan) -> None:
         _at_least(f"noise multiplier for {stage.name}", stage.noise_multiplier, policy.smallest_noise_multiplier)
         _at_most(f"noise multiplier for {stage.name}", stage.noise_multiplier, policy.largest_noise_multiplier)
     _at_most("delta", plan.delta, policy.lifetime_delta)
+    if plan.shared:
+        _at_most("epsilon if all others collude", plan.epsilon_alone, policy.secure_sum.lifetime_epsilon_alone)
     try:
         plan.require_within(policy.lifetime_epsilon)
     except BudgetError as error:

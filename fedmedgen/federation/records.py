@@ -33,6 +33,9 @@ STATISTICS_NOISE = "statistics-noise"
 PROXIMAL_MU = "proximal-mu"
 PUBLIC = "public-arrays"
 PUBLIC_PREFIX = "public."
+SESSION = "session"
+MASKING = "masking"
+MASKED = "masked"
 
 DONE = "done"
 IDLE = "idle"
@@ -53,6 +56,7 @@ class Privacy(Enum):
 
     ASKED = "a server's words to a site: no patient is in them, and the site's policy bounds them"
     PUBLIC = "fixed without looking at the data, by a person: leaves as it stands in the site's policy"
+    MASKING = "keys, sealed shares and signatures of a secure sum: random numbers, drawn whatever the data hold"
     RELEASE = "an output of the mechanism in the ledger"
     CODE = "a word from a fixed list"
     SIMULATION = "computed from patients: leaves only where the site's own policy says the data are public"
@@ -73,6 +77,7 @@ OUTGOING = (
     Listed(CONFIG, STATUS, str, Privacy.CODE),
     Listed(CONFIG, UNIT, str, Privacy.PUBLIC),
     Listed(CONFIG, SIMULATION, str, Privacy.PUBLIC),
+    Listed(CONFIG, MASKING, str, Privacy.MASKING),
     Listed(METRICS, WEIGHT, float, Privacy.PUBLIC),
     Listed(METRICS, PATIENTS, float, Privacy.PUBLIC),
     Listed(METRICS, LABELLED, float, Privacy.PUBLIC),
@@ -81,18 +86,32 @@ OUTGOING = (
 
 QUERY = "query"
 TRAIN = "train"
+ADVERTISE, SHARE, MASK, AGREE, UNMASK = PHASES = ("advertise", "share", "mask", "agree", "unmask")  # of a secure sum
+ROUND = (
+    Listed(CONFIG, RUN, str, Privacy.ASKED),
+    Listed(CONFIG, STAGE, str, Privacy.ASKED),
+    Listed(CONFIG, SERVER_ROUND, int, Privacy.ASKED),
+    Listed(CONFIG, SETTINGS, str, Privacy.ASKED),
+    Listed(CONFIG, NOISE_MULTIPLIER, float, Privacy.ASKED),
+    Listed(CONFIG, STATISTICS_NOISE, float, Privacy.ASKED),
+)
+SUM = (Listed(CONFIG, SESSION, str, Privacy.ASKED), Listed(CONFIG, MASKING, str, Privacy.ASKED))
+
+
+def of_phase(phase: str) -> str:
+    """The type of a message of a secure sum."""
+    return f"{TRAIN}.{phase}"
+
+
+WITHOUT_SETTINGS = tuple(
+    map(of_phase, (SHARE, AGREE, UNMASK))
+)  # only a simulated node needs them, to know its partition
 INCOMING: Mapping[str, tuple[Listed, ...]] = {
     QUERY: (Listed(CONFIG, SETTINGS, str, Privacy.ASKED),),
-    TRAIN: (
-        Listed(CONFIG, RUN, str, Privacy.ASKED),
-        Listed(CONFIG, STAGE, str, Privacy.ASKED),
-        Listed(CONFIG, SERVER_ROUND, int, Privacy.ASKED),
-        Listed(CONFIG, SETTINGS, str, Privacy.ASKED),
-        Listed(CONFIG, NOISE_MULTIPLIER, float, Privacy.ASKED),
-        Listed(CONFIG, STATISTICS_NOISE, float, Privacy.ASKED),
-        Listed(CONFIG, PROXIMAL_MU, float, Privacy.ASKED),
-        Listed(CONFIG, PUBLIC, str, Privacy.ASKED),
-    ),
+    TRAIN: (*ROUND, Listed(CONFIG, PROXIMAL_MU, float, Privacy.ASKED), Listed(CONFIG, PUBLIC, str, Privacy.ASKED)),
+    of_phase(ADVERTISE): (*ROUND, *SUM),
+    of_phase(MASK): (*ROUND, *SUM),
+    **dict.fromkeys(WITHOUT_SETTINGS, (*SUM, Listed(CONFIG, SETTINGS, str, Privacy.ASKED))),
 }
 OPTIONAL = (PROXIMAL_MU, PUBLIC)  # keys that a request may lack
-WITH_ARRAYS = (TRAIN,)  # the types of messages that may hold arrays
+WITH_ARRAYS = (TRAIN, of_phase(MASK))  # the types of messages that may hold arrays

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from fedmedgen.errors import BudgetError
-from fedmedgen.privacy import accountant
+from fedmedgen.privacy import accountant, skellam
 from fedmedgen.privacy.chain import digest_of
 from fedmedgen.privacy.mechanism import StagePlan
+from fedmedgen.privacy.shared_noise import SharedNoise
 from fedmedgen.schema import from_mapping, require
 
 ROUNDING = 1e-9  # relative: a target written in decimals isn't missed by its last bit
@@ -17,10 +18,15 @@ ROUNDING = 1e-9  # relative: a target written in decimals isn't missed by its la
 
 @dataclass(frozen=True)
 class Plan:
-    """What a site has agreed to run, fixed before its first step; claim and mechanism are one object."""
+    """What a site has agreed to run, fixed before its first step; claim and mechanism are one object.
+
+    With `shared` the noise is Skellam's, and all sites add it together: epsilon then holds against the server and as
+    many colluding sites as `shared` says, `epsilon_alone` against all others.
+    """
 
     stages: tuple[StagePlan, ...]
     delta: float
+    shared: SharedNoise | None = None
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -46,7 +52,15 @@ class Plan:
                 raise BudgetError(
                     f"stage {stage.name!r} allows from 0 to {stage.steps} steps; got {steps_by_stage[stage.name]}"
                 )
-        return accountant.epsilon(self._parts(steps_by_stage), self.delta)
+        return float(self._accountant.epsilon(self._parts(steps_by_stage), self.delta))
+
+    @cached_property
+    def epsilon_alone(self) -> float:
+        """Epsilon where the server and all other sites collude: only the site's own part of the noise is left."""
+        if self.shared is None:
+            return self.epsilon
+        own = tuple((rate, self.shared.alone(noise), steps) for rate, noise, steps in self.parts)
+        return skellam.epsilon(own, self.delta)
 
     def require_within(self, epsilon: float) -> None:
         """Hold the plan against a budget at its own delta.
@@ -56,7 +70,7 @@ class Plan:
         if self.epsilon <= epsilon * (1 + ROUNDING):
             return
         total = sum(stage.steps for stage in self.stages)
-        factor = accountant.scale_needed(self.parts, epsilon=epsilon, delta=self.delta)
+        factor = self._accountant.scale_needed(self.parts, epsilon=epsilon, delta=self.delta)
         asked = ", ".join(f"{s.name} {s.steps} at noise {s.noise_multiplier:.4g}" for s in self.stages)
         needed = ", ".join(f"{s.name} {_up(factor * s.noise_multiplier)}" for s in self.stages)
         raise BudgetError(
@@ -84,11 +98,16 @@ class Plan:
         return digest_of(self.to_mapping())
 
     def to_mapping(self) -> dict[str, Any]:
-        return {"stages": [stage.to_mapping() for stage in self.stages], "delta": self.delta}
+        shared = {"shared": asdict(self.shared)} if self.shared else {}
+        return {"stages": [stage.to_mapping() for stage in self.stages], "delta": self.delta, **shared}
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Plan":
         return from_mapping(cls, mapping, "plan")
+
+    @property
+    def _accountant(self) -> Any:
+        return skellam if self.shared else accountant
 
     def _first(self, steps: int) -> dict[str, int]:
         """The plan's first so many steps, by stage."""

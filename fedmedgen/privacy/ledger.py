@@ -87,18 +87,28 @@ class Ledger:
         """`made`: file and head were made by a person (`create_ledger`), and are never made anew here."""
         self._path, self._key, self._head_path, self._made = path, key, head_path, made
 
-    def open_plan(
-        self, run: str, digest: str, mapping: Mapping[str, Any], *, epsilon: float, delta: float, limit: Limit
+    def open_plan(  # noqa: PLR0913  (what a plan is; the last four by name)
+        self,
+        run: str,
+        digest: str,
+        mapping: Mapping[str, Any],
+        *,
+        epsilon: float,
+        delta: float,
+        limit: Limit,
+        alone: float | None = None,
     ) -> None:
         """Count a plan in full against the site's lifetime limit; free if this run has this plan open already.
+
+        `alone` is its epsilon if all other sites collude, where sites share the noise.
 
         **Raises** `BudgetError` if all plans together exceed the limit of the day; `LedgerError` if the digest
         isn't the mapping's or a number isn't one.
         """
         if digest != digest_of(mapping):
             raise LedgerError("the plan's digest isn't that of its mapping: pass Plan.digest with Plan.to_mapping()")
-        amounts = {"epsilon": epsilon, "delta": delta}
-        for name, value in [*amounts.items(), *vars(limit).items()]:
+        amounts = {"epsilon": epsilon, "delta": delta, **({} if alone is None else {"alone": alone})}
+        for name, value in [*amounts.items(), *limit.to_mapping().items()]:
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
                 raise LedgerError(f"{name} must be a finite number of at least 0; got {value!r}")
         with self._locked() as writer:
@@ -107,8 +117,9 @@ class Ledger:
                 return
             writer.spending.refuse_if_closed()
             writer.spending.refuse_beyond(limit, epsilon=epsilon, delta=delta)
-            event = {"event": "open", "epsilon": epsilon, "delta": delta, "run": run, "plan": digest}
-            writer.append({**event, "mapping": mapping, "limit": vars(limit)})
+            writer.spending.refuse_alone_beyond(limit, alone=epsilon if alone is None else alone)
+            event = {"event": "open", **amounts, "run": run, "plan": digest}
+            writer.append({**event, "mapping": mapping, "limit": limit.to_mapping()})
 
     def reserve(self, run: str, plan_digest: str, stage: str, steps: int, request: str) -> None:
         """Spend steps of an open plan on a request, before anything is computed.

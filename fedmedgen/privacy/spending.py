@@ -15,16 +15,20 @@ ROUNDING = 1e-9  # relative: sums of decimal epsilons don't fail by their last b
 ALL = {"all": True}
 # An amount in a torn line counts as read only if the comma after it was written too.
 KIND = re.compile(r'\{"n":\d+,"prev":"[0-9a-f]{64}","event":"(open|reserve|complete)",')
-OPEN = re.compile(r'"epsilon":([0-9.eE+-]+),"delta":([0-9.eE+-]+),')
+OPEN = re.compile(r'"epsilon":([0-9.eE+-]+),"delta":([0-9.eE+-]+),(?:"alone":([0-9.eE+-]+),|("run"))?')
 RESERVE = re.compile(r'"steps":(\d+),"run":("[^"\\]*"),"plan":("[0-9a-f]{64}"),"stage":("[^"\\]*"),')
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a site's policy allows for its whole lifetime."""
+    """What a site's policy allows for its whole lifetime; `alone`: of epsilon, if all other sites collude."""
 
     epsilon: float
     delta: float
+    alone: float | None = None  # None where the site takes part in no secure sum
+
+    def to_mapping(self) -> dict[str, float]:
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @dataclass
@@ -39,6 +43,7 @@ class PlanSpending:
     allowed: dict[str, int]
     reserved: dict[str, int]
     opened_at: int = 0
+    alone: float = 0.0  # its epsilon if all other sites collude: more than epsilon where they share the noise
 
 
 @dataclass
@@ -49,6 +54,7 @@ class Spending:
     requests: dict[str, State] = field(default_factory=dict)
     replies: dict[str, str] = field(default_factory=dict)  # hash of the stored reply of each complete request
     torn: list[tuple[float, float]] = field(default_factory=list)  # (epsilon, delta) of torn lines
+    torn_alone: float = 0.0  # of those, if all other sites collude; infinite where it can't be read
     closed: bool = False  # a torn line's amount couldn't be read: all that remained is spent
     limit: Limit | None = None  # the policy's, when last a plan was opened
     lines: int = 0  # whole ones
@@ -64,6 +70,11 @@ class Spending:
         """Everything spent; at least the known limit where all that remained is spent."""
         total = math.fsum([p.delta for p in self.plans.values()] + [d for _, d in self.torn])
         return max(total, self.limit.delta) if self.closed and self.limit else total
+
+    @property
+    def alone(self) -> float:
+        """Everything spent, if all other sites collude."""
+        return math.inf if self.closed else math.fsum([*(p.alone for p in self.plans.values()), self.torn_alone])
 
     def has_plan(self, run: str, digest: str) -> bool:
         return (run, digest) in self.plans
@@ -87,6 +98,14 @@ class Spending:
                     f"the plan wants {name} {wanted:.6g}, but {spent:.6g} of this site's {most:.6g} is spent: "
                     f"{max(0.0, most - spent):.6g} is left; plan a smaller {name}, or have the policy's limit raised"
                 )
+
+    def refuse_alone_beyond(self, limit: Limit, *, alone: float) -> None:
+        """**Raises** `BudgetError` if a plan of so much would exceed what may be spent if all other sites collude."""
+        if limit.alone is not None and self.alone + alone > limit.alone * (1 + ROUNDING):
+            raise BudgetError(
+                f"the plan wants epsilon {alone:.6g} if all other sites collude, but {self.alone:.6g} of this site's "
+                f"{limit.alone:.6g} is spent: plan a smaller one, or have secure_sum.lifetime_epsilon_alone raised"
+            )
 
     def refuse_above(self, limit: Limit) -> None:
         """**Raises** `BudgetError` if more is spent than a limit that was lowered since."""
@@ -112,6 +131,7 @@ class Spending:
             return
         if "epsilon" in cost:
             self.torn.append((float(cost["epsilon"]), float(cost["delta"])))
+            self.torn_alone += float(cost.get("alone", math.inf))
         elif "steps" in cost:
             self._charge_steps(cost)
         elif cost.get("nothing") is not True:
@@ -157,10 +177,12 @@ def _open_cost(text: str) -> Mapping[str, Any]:
     found = OPEN.match(text)
     try:
         epsilon, delta = (float(found[1]), float(found[2])) if found else (math.inf, math.inf)
+        alone = float(found[3] or epsilon) if found and (found[3] or found[4]) else math.inf
     except ValueError:
         return ALL
     readable = math.isfinite(epsilon) and math.isfinite(delta) and min(epsilon, delta) >= 0
-    return {"epsilon": epsilon, "delta": delta} if readable else ALL
+    own = {"alone": max(alone, epsilon)} if math.isfinite(alone) else {}
+    return {"epsilon": epsilon, "delta": delta, **own} if readable else ALL
 
 
 def _reserve_cost(text: str) -> Mapping[str, Any]:
@@ -184,8 +206,9 @@ def _apply(spending: Spending, event: Mapping[str, Any]) -> None:
             allowed,
             dict.fromkeys(allowed, 0),
             int(event["at"]),
+            float(event.get("alone", event["epsilon"])),
         )
-        spending.limit = Limit(float(event["limit"]["epsilon"]), float(event["limit"]["delta"]))
+        spending.limit = Limit(**{key: float(value) for key, value in event["limit"].items()})
     elif kind == "reserve":
         plan = spending.plans[str(event["run"]), str(event["plan"])]
         plan.reserved[str(event["stage"])] += int(event["steps"])

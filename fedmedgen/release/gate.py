@@ -64,6 +64,8 @@ def _private(evidence: Evidence) -> Iterator[str]:
     privacy = group(evidence.result, "privacy")
     if not evidence.settings.private or privacy.get("mode") != "patient" or privacy.get("epsilon") is None:
         yield "the run has no privacy (privacy=none): what it made may show patients, and is never released"
+    if evidence.settings.federation.shared:
+        yield "its sites share one noise: a certificate can't yet say whom such a claim holds against"
 
 
 def _unit(evidence: Evidence) -> Iterator[str]:

@@ -111,7 +111,7 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last four 
         rows = [
             to_device(drawn, weights[0].device) for index in chosen if (drawn := _drawn(patients[index], generator))
         ]
-        total = _clipped_sum(engine, rows, stage.clip_norm)
+        total = clipped_sum_of(engine, rows, stage.clip_norm)
         if canaries is not None:
             canaries.join(total, stage, stream)
         released = stage.release(total, stream)
@@ -128,6 +128,12 @@ def fit_private(  # noqa: PLR0913  (what DP-SGD by patient takes; the last four 
         optimiser.step()
 
 
+def drawn_rows(draw_rows: DrawRows, generator: torch.Generator, device: torch.device) -> list[Rows]:
+    """A patient's rows where they are reckoned with; none where her data can't be used."""
+    drawn = _drawn(draw_rows, generator)
+    return [to_device(drawn, device)] if drawn else []
+
+
 def _drawn(draw_rows: DrawRows, generator: torch.Generator) -> Rows | None:
     """A patient's rows; None, said in the site's own log alone, where her data can't be used."""
     try:
@@ -137,7 +143,7 @@ def _drawn(draw_rows: DrawRows, generator: torch.Generator) -> Rows | None:
         return None
 
 
-def _clipped_sum(engine: "Engine", rows: Sequence[Rows], clip_norm: float) -> list[Tensor]:
+def clipped_sum_of(engine: "Engine", rows: Sequence[Rows], clip_norm: float) -> list[Tensor]:
     """The engine's sum; where it fails, patient by patient, so that one whose rows break it takes no other along."""
     try:
         return engine.clipped_sum(rows, clip_norm)

@@ -16,6 +16,7 @@ from fedmedgen.deployment import certificates, kits
 from fedmedgen.deployment.project import Project, ServerConfig, ServerProject, SiteConfig, SiteProject
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.federation.secure_sum.keys import identity_of, public_of
 
 NORTH, SOUTH = SiteProject(name="north", patients_declared=400), SiteProject(name="south")
 PROJECT = Project(
@@ -225,3 +226,22 @@ def test_a_project_that_cannot_be_is_refused_in_words(
     assert main(["provision", str(tmp_path / "project.yaml"), "--out", str(tmp_path / "out")]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_each_kit_has_its_own_identity_and_everybodys_public_half(out: Path) -> None:
+    policies = {name: SitePolicy.read(out / "sites" / name / "policy.yaml") for name in ("north",)}
+    own = {name: identity_of(out / "sites" / name / "identity.key") for name in ("north", "south")}
+    assert policies["north"].secure_sum.pinned == {name: public_of(key) for name, key in own.items()}
+    assert Path(policies["north"].secure_sum.identity) == out / "sites" / "north" / "identity.key"
+    assert stat.S_IMODE((out / "sites" / "north" / "identity.key").stat().st_mode) == 0o600
+    assert policies["north"].secure_sum.lifetime_epsilon_alone == 0.0  # a person allows them
+    secrets = [key.hex() for key in own.values()]
+    holders = [p for p in out.rglob("*") if p.is_file() and any(s.encode() in p.read_bytes() for s in secrets)]
+    assert sorted(p.name for p in holders) == ["identity.key", "identity.key"]
+
+
+def test_a_site_that_comes_later_is_in_everybodys_list_but_in_no_policy_unasked(out: Path) -> None:
+    before = (out / "sites" / "north" / "policy.yaml").read_text()
+    kits.provision(replace(PROJECT, sites=(NORTH, SOUTH, SiteProject(name="west"))), out)
+    assert "site: west" in (out / "sites" / "north" / "peers.yaml").read_text()
+    assert (out / "sites" / "north" / "policy.yaml").read_text() == before

@@ -100,6 +100,10 @@ WAYS: dict[str, tuple[Spoil, str]] = {
     "unfinished": (lambda r: r.change("result.json", status="failed", reason="too few sites"), "too few sites"),
     "no site": (lambda r: r.change("result.json", sites={}), "names no site"),
     "privacy none": (privacy_none, "no privacy (privacy=none)"),
+    "one noise shared": (
+        lambda r: change_and_audit(r, "settings.yaml", federation__aggregation="secure", segmenter__rounds=0,
+                                   privacy__generator_steps=1), "its sites share one noise",
+    ),
     "ledger missing": (lambda r: remove_and_audit(r, "sites/site-1/ledger.jsonl"), "site-1: no ledger.jsonl"),
     "head missing": (lambda r: remove_and_audit(r, "sites/site-1/ledger.head"), "site-1: no ledger.head"),
     "ledger cut": (cut_ledger, "lines were cut off"),

@@ -34,11 +34,15 @@ from sites.site import Site
 Kinds = dict[str, dict[str, type]]
 WORDS = ("study=demo", "smoke=true", "evaluation.enabled=false", "emission.count=6", "data.size=[16,16]",
          "privacy.engine=reference", "segmenter.rounds=2")  # fmt: skip
+ROUND: dict[str, type] = {"run": str, "stage": str, "server-round": int, "settings": str, "noise-multiplier": float,
+                          "statistics-noise": float}  # fmt: skip
+SUM: dict[str, type] = {"session": str, "masking": str}
 TOLD: dict[str, Kinds] = {
     "query": {"config": {"settings": str}},
-    "train": {"config": {"run": str, "stage": str, "server-round": int, "settings": str, "noise-multiplier": float,
-                         "statistics-noise": float}},
-}  # fmt: skip
+    "train": {"config": ROUND},
+    **{f"train.{phase}": {"config": {**ROUND, **SUM}} for phase in ("advertise", "mask")},
+    **{f"train.{phase}": {"config": {**SUM, "settings": str}} for phase in ("share", "agree", "unmask")},
+}
 SOMETIMES = {"proximal-mu": float, "public-arrays": str}
 SAID: dict[str, Kinds] = {
     "query": {
@@ -46,6 +50,11 @@ SAID: dict[str, Kinds] = {
         "metrics": {"patients-declared": float, "labelled-declared": float},
     },
     "train": {"config": {"site": str, "status": str}, "metrics": {"num-examples": float}},
+    "train.mask": {"config": {"site": str, "status": str}},
+    **{
+        f"train.{phase}": {"config": {"site": str, "status": str, "masking": str}}
+        for phase in ("advertise", "share", "agree", "unmask")
+    },
 }
 DECLARED = {"north": (40, 30), "south": (80, 10)}  # patients, and those with masks; each site holds 12
 
@@ -219,7 +228,8 @@ def test_the_lists_here_are_those_of_the_program() -> None:
     here = {(name, key): kind for said in SAID.values() for name, kinds in said.items() for key, kind in kinds.items()}
     assert outgoing == {**here, ("metrics", "loss"): float}
     incoming = {kind: {item.key: item.kind for item in items} for kind, items in records.INCOMING.items()}
-    assert incoming == {"query": TOLD["query"]["config"], "train": {**TOLD["train"]["config"], **SOMETIMES}}
+    told = {kind: kinds["config"] for kind, kinds in TOLD.items()}
+    assert incoming == {**told, "train": {**ROUND, **SOMETIMES}}
 
 
 @pytest.mark.parametrize(("name", "sites"), [("private", 3), ("real", 2)])

@@ -1,0 +1,72 @@
+"""The secure sums that a site takes part in, kept from one phase to the next; each session once in the site's life."""
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmedgen.errors import PolicyError
+from fedmedgen.federation.secure_sum.party import Party
+from fedmedgen.privacy.head import make_folder, sync_folder
+
+ABANDONED_S = 86_400  # a sum that nobody finishes is forgotten then
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One file a session, readable by its owner only. It holds keys and shares, and no noise; and at the end neither.
+
+    What is left of a finished session is its name, so that it can't be begun again.
+    """
+
+    folder: Path
+
+    @contextlib.contextmanager
+    def turn(self, session: str) -> Iterator[None]:
+        """Wait until no other process answers in the same session; a process that dies lets go."""
+        self._path(session)
+        make_folder(self.folder)
+        handle = os.open(self.folder / f".lock-{session[:2]}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def require_new(self, session: str) -> None:
+        if self._path(session).exists():
+            raise PolicyError(f"the session {session[:12]} was begun here before: each attempt has its own")
+
+    def load(self, session: str) -> Party:
+        path = self._path(session)
+        if not path.is_file():
+            raise PolicyError(f"the session {session[:12]} was never begun here")
+        return Party.from_json(path.read_text())
+
+    def save(self, party: Party) -> None:
+        """On disk when this returns: only then may an answer leave."""
+        path = self._path(party.terms.session)
+        draft = path.with_suffix(f".{os.getpid()}.draft")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(party.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_folder(self.folder)
+
+    def forget_abandoned(self) -> None:
+        for path in self.folder.glob("*.sum"):
+            if path.stat().st_mtime < time.time() - ABANDONED_S and (party := Party.from_json(path.read_text())).seed:
+                party.phase = "abandoned"
+                party.forget()
+                self.save(party)
+
+    def _path(self, session: str) -> Path:
+        if not re.fullmatch("[0-9a-f]{32}", session):
+            raise PolicyError("a session is named by 32 hexadecimal digits")
+        return self.folder / f"{session}.sum"

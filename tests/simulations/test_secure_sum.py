@@ -1,0 +1,122 @@
+"""A whole study as secure sums, its wire walked: one noise for all sites, and no vector of one site in the clear."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message
+from safetensors.numpy import load_file
+from scipy import stats
+
+from fedmedgen.errors import FederationError
+from fedmedgen.federation import records
+from fedmedgen.privacy.ledger import spending_in
+from simulations.in_process import InProcessGrid
+
+Quick = Callable[..., Path]
+WORDS = (
+    "federation=secure-sum", "data.size=[16,16]", "segmenter.rounds=0", "generator.with_masks=false",
+    "data.mask_classes=[]", "statistics.dimension=8", "prior.phantoms=50", "emission.count=2", "data.sites=4",
+)  # fmt: skip
+MOMENTS = (*WORDS, "generator=moments", "statistics.share=1")
+STEPS = (*WORDS, "statistics.share=0.5", "privacy.generator_steps=1", "rounds=2", "privacy.engine=reference")
+
+
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, Message]]:
+    """Every message of a run and its reply, as they come."""
+    found: list[tuple[Message, Message]] = []
+    plain = InProcessGrid._answer
+
+    def listen(grid: InProcessGrid, message: Message) -> Message:
+        found.append((message, plain(grid, message)))
+        return found[-1][1]
+
+    monkeypatch.setattr(InProcessGrid, "_answer", listen)
+    return found
+
+
+def vector(run: Path) -> np.ndarray:
+    return load_file(run / "statistics.safetensors")["statistics"]
+
+
+def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_ledger(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = heard(monkeypatch)
+    run = quick(STEPS)
+    result = json.loads((run / "result.json").read_text())
+    claims = result["privacy"]
+    assert (claims["accountant"], claims["secure_sum"]["colluders"]) == ("Renyi (Skellam noise)", 1)
+    assert claims["epsilon"] <= 10.0 < claims["secure_sum"]["epsilon_alone"]
+    spent = spending_in(run / "sites" / "site-1" / "ledger.jsonl", key=None, head_path=None)
+    assert (spent.epsilon, spent.alone) == pytest.approx((claims["epsilon"], claims["secure_sum"]["epsilon_alone"]))
+    (plan,) = spent.plans.values()
+    assert plan.reserved == {"statistics": 1, "generator": 2}
+    sheet = json.loads((run / "synthetic" / "datasheet.json").read_text())
+    assert "the server and 1 of them may collude" in sheet["trusted"]
+    assert sheet["epsilon if all others collude"] == pytest.approx(claims["secure_sum"]["epsilon_alone"], abs=1e-4)
+    assert "Skellam" in sheet["mechanism"]
+    kinds = {asked.metadata.message_type for asked, _ in wire}
+    assert kinds == {"query", *map(records.of_phase, records.PHASES)}
+    for asked, said in wire:
+        arrays = {
+            name: array.numpy() for record in said.content.array_records.values() for name, array in record.items()
+        }
+        assert set(arrays) == ({records.MASKED} if asked.metadata.message_type == "train.mask" else set())
+        assert all(value.dtype == np.uint8 for value in arrays.values())
+        assert not said.content.metric_records or asked.metadata.message_type == "query"
+
+
+def test_a_run_of_the_same_seed_gives_the_same_sum_though_its_masks_are_others(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = heard(monkeypatch)
+    first, second = quick(MOMENTS), quick(MOMENTS)
+    assert np.array_equal(vector(first), vector(second))
+    masked = [
+        said.content.array_records[records.ARRAYS][records.MASKED].numpy()
+        for asked, said in wire
+        if asked.metadata.message_type == "train.mask"
+    ]
+    half = len(masked) // 2
+    for one, other in zip(masked[:half], masked[half:], strict=True):
+        difference = np.bincount(one - other, minlength=256)
+        assert stats.chisquare(difference).pvalue > 1e-6
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, phase: str, *sites: int) -> None:
+    """Some nodes raise in one phase."""
+    plain = InProcessGrid._answer
+
+    def answer(grid: InProcessGrid, message: Message) -> Message:
+        node = sorted(grid._contexts).index(message.metadata.dst_node_id)
+        if node in sites and message.metadata.message_type == records.of_phase(phase):
+            from flwr.app import Error
+
+            return Message(Error(2, "lost"), reply_to=message)
+        return plain(grid, message)
+
+    monkeypatch.setattr(InProcessGrid, "_answer", answer)
+
+
+def test_a_site_that_is_lost_is_a_row_and_the_round_goes_on(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose(monkeypatch, records.MASK, 2)
+    run = quick((*MOMENTS, "federation.threshold=3"))
+    with (run / "rounds.csv").open() as file:
+        rows = {row["site"]: (row["status"], row["reason"]) for row in csv.DictReader(file)}
+    assert rows["site-3"] == ("failed", "mask: Flower error 2")
+    assert [rows[f"site-{n}"][0] for n in (1, 2, 4)] == ["done"] * 3
+
+
+def test_below_the_threshold_a_round_ends_without_a_sum_and_is_tried_again_as_often_as_planned(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lose(monkeypatch, records.UNMASK, 0)
+    with pytest.raises(FederationError, match="3 of 4 sites answered 'unmask'; 4 must"):
+        quick((*MOMENTS, "federation.attempts=2", f"ledger.root={tmp_path}"))
+    spent = spending_in(tmp_path / "site-2" / "ledger.jsonl", key=None, head_path=None)
+    (plan,) = spent.plans.values()
+    assert plan.reserved == {"statistics": 2}  # both attempts are paid, and no sum was learned
