@@ -3,6 +3,8 @@
 Every function takes the batch as `patients` groups of equally many rows, in order, and gives `[patients, *weight]`.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +16,8 @@ Window = tuple[Pair, Pair, Pair]  # stride, padding, dilation
 # batched product of unfolded inputs: measured once, for all shapes of a UNet at 32 x 32 (docs/results/fused-engine.md).
 # A rule, not a stopwatch at run time: the same seed gives the same bits, and what the self-check saw is what runs.
 ONE_BY_ONE_FROM = {torch.float32: 256, torch.bfloat16: 1024}
+
+FEWEST_CHANNELS = 8  # of which oneDNN takes convolutions in channels_last; fewer are unfolded, which is little
 
 
 def linear_weight(x: Tensor, dy: Tensor, patients: int) -> Tensor:
@@ -29,8 +33,8 @@ def convolution_weight(x: Tensor, dy: Tensor, weight: Tensor, patients: int, how
     """
     outputs, inputs, *window = weight.shape
     pointwise = (*window, *how[0], *how[1]) == (1, 1, 1, 1, 0, 0)
-    positions = dy.numel() // (outputs * patients)
-    if not pointwise and x.device.type == "cpu" and positions >= ONE_BY_ONE_FROM.get(x.dtype, 0):
+    positions = dy.numel() // (outputs * patients) if inputs >= FEWEST_CHANNELS else 0
+    if not pointwise and x.device.type == "cpu" and positions >= ONE_BY_ONE_FROM.get(x.dtype, math.inf):
         found = x.new_empty(patients, outputs, *window, inputs).permute(0, 1, 4, 2, 3)
         each = zip(x.chunk(patients), dy.chunk(patients), found, strict=True)
         for rows, gradient, own in each:

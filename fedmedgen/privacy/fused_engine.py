@@ -19,12 +19,12 @@ from fedmedgen.privacy.per_patient import (
     row_losses,
     trainable,
     training_mode,
-    zeros_like_parameters,
 )
 
 logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 2**28  # bytes of gradients: one for each patient of a batch
+BLOCK = 2**14  # numbers of a patient that are squared, or added, at a time: in double precision they fit the cache
 
 
 class FusedEngine:
@@ -53,15 +53,15 @@ class FusedEngine:
 
     def _fused_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
         parameters = trainable(self._model)
-        total = zeros_like_parameters([_laid_out(parameter, 4) for parameter in parameters])
+        by_size = sorted(parameters, key=lambda parameter: parameter.numel())
+        total = torch.zeros(sum(p.numel() for p in by_size), dtype=torch.float64, device=by_size[0].device)
         weights = Weights()
         with training_mode(self._model):
             for batch, present in self._batches([rows for rows in patients if num_rows(rows)]):
-                found = self._gradients(batch, weights)
-                used = [(part.flatten(), found[p]) for part, p in zip(total, parameters, strict=True) if p in found]
-                sums = [_laid_out(gradient, 5).flatten(1)[:present] for _, gradient in used]
-                add_clipped_batch([part for part, _ in used], sums, clip_norm, num_rows(batch[0]))
-        return [part.permute(0, 3, 1, 2).contiguous() if part.dim() == 4 else part for part in total]
+                sums = _blocks(self._gradients(batch, weights), by_size, present)
+                add_clipped_batch(total.split([own.shape[1] for own in sums]), sums, clip_norm, num_rows(batch[0]))
+        parts = dict(zip(by_size, total.split([p.numel() for p in by_size]), strict=True))
+        return [_as_parameter(parts[parameter], parameter) for parameter in parameters]
 
     def _batches(self, patients: Sequence[Rows]) -> Iterator[tuple[list[Rows], int]]:
         """Patients with equally many rows, filled up with the last to the size that number has; how many are real."""
@@ -88,6 +88,29 @@ class FusedEngine:
         return sink.found
 
 
-def _laid_out(tensor: Tensor, dims: int) -> Tensor:
-    """A convolution's weights ``[…, O, I, H, W]``, of `dims` dimensions, as they are found: ``[…, O, H, W, I]``."""
-    return tensor.movedim(-3, -1) if tensor.dim() == dims else tensor
+def _blocks(found: dict[nn.Parameter, Tensor], by_size: Sequence[nn.Parameter], patients: int) -> list[Tensor]:
+    """The patients' gradients side by side in the order of `by_size`: small ones together, large ones in pieces."""
+    blocks: list[Tensor] = []
+    small: list[Tensor] = []
+    for parameter in by_size:
+        gradient = found.get(parameter)
+        if gradient is None:
+            small.append(torch.zeros(patients, parameter.numel(), device=parameter.device))
+            continue
+        gradient = gradient.movedim(2, -1) if gradient.dim() == 5 else gradient  # as it lies in memory
+        flat = gradient[:patients].flatten(1)
+        if parameter.numel() <= BLOCK:
+            small.append(flat)
+            continue
+        if small:
+            blocks, small = [*blocks, torch.cat(small, dim=1)], []
+        blocks += flat.split(BLOCK, dim=1)
+    return [*blocks, torch.cat(small, dim=1)] if small else blocks
+
+
+def _as_parameter(flat: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A convolution's weights are summed as they are found, ``[O, H, W, I]``."""
+    if parameter.dim() != 4:
+        return flat.view(parameter.shape)
+    outputs, inputs, height, width = parameter.shape
+    return flat.view(outputs, height, width, inputs).permute(0, 3, 1, 2).contiguous()

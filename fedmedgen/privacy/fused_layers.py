@@ -114,29 +114,30 @@ class GroupNorm(torch.autograd.Function):
     ) -> Tensor:
         groups, eps = how
         pixels = _pixels(x)
-        centred = pixels - _by_channel(_over_group(pixels.mean(dim=1), groups), pixels)
-        variance = _over_group(centred.square().mean(dim=1), groups)
+        mean = _by_channel(_over_group(pixels.mean(dim=1), groups), pixels)
+        centred = pixels - mean
+        variance = _over_group((centred * centred).mean(dim=1), groups)
         inverse = _by_channel((variance + eps).rsqrt(), pixels)
-        ctx.save_for_backward(centred, inverse, weight)
+        ctx.save_for_backward(x, mean, inverse, weight)
         ctx.groups, ctx.layer = groups, layer
         return _like(torch.addcmul(bias, centred, inverse * weight), x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
-        centred, inverse, weight = ctx.saved_tensors
+        x, mean, inverse, weight = ctx.saved_tensors
         layer, sink = ctx.layer, ctx.layer.sink
-        pixels = _pixels(dy)
+        pixels, inputs = _pixels(dy), _pixels(x)
         plain = pixels.sum(dim=1)
-        scaled = (pixels * centred).sum(dim=1) * inverse[:, 0]
+        scaled = ((pixels * inputs).sum(dim=1) - mean[:, 0] * plain) * inverse[:, 0]
         layer.add_bias(lambda: sink.by_patient(plain))
         layer.add_weight(lambda: sink.by_patient(scaled))
         dx = None
         if ctx.needs_input_grad[0]:
-            shared = 1 / centred.shape[1]
-            first = _by_channel(_over_group(plain * weight * shared, ctx.groups), pixels)
-            second = _by_channel(_over_group(scaled * weight * shared, ctx.groups), pixels)
-            dx = torch.addcmul(-inverse * first, centred, -inverse.square() * second)
+            shared = weight / inputs.shape[1]
+            first = _by_channel(_over_group(plain * shared, ctx.groups), pixels)
+            slope = -inverse.square() * _by_channel(_over_group(scaled * shared, ctx.groups), pixels)
+            dx = torch.addcmul(-inverse * first - slope * mean, inputs, slope)
             dx = _like(dx.addcmul_(pixels, inverse * weight), dy)
         return dx, *[None] * (len(ctx.needs_input_grad) - 1)
 
@@ -208,14 +209,18 @@ class Attention(torch.autograd.Function):
 
 
 def _summed(gradient: Tensor, patients: int) -> Tensor:
-    """Over all of a patient's rows and places: ``[B, …, C]`` -> ``[patients, C]``, in single precision."""
-    return gradient.reshape(patients, -1, gradient.shape[-1]).sum(dim=1, dtype=torch.float32)
+    """Over all of a patient's rows and places: ``[B, …, C]`` -> ``[patients, C]``, at least in single precision."""
+    return gradient.reshape(patients, -1, gradient.shape[-1]).sum(dim=1, dtype=_at_least_single(gradient))
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """``[B, C, …]`` -> ``[B, pixels, C]`` in one piece, in single precision."""
+    """``[B, C, …]`` -> ``[B, pixels, C]`` in one piece, at least in single precision."""
     pixels = x.flatten(2).transpose(1, 2) if x.dim() > 2 else x[:, None]
-    return pixels.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
+    return pixels.to(_at_least_single(x), memory_format=torch.contiguous_format).contiguous()
+
+
+def _at_least_single(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _like(pixels: Tensor, x: Tensor) -> Tensor:

@@ -90,10 +90,12 @@ def add_clipped_batch(total: Sequence[Tensor], sums: Sequence[Tensor], clip_norm
     """
     _check_clip(clip_norm)
     each = [torch.linalg.vector_norm(own, dim=1, dtype=torch.float64) for own in sums]
-    for patient, norm in enumerate(torch.stack(each).norm(dim=0).tolist()):
-        if math.isfinite(norm):
-            for part, own in zip(total, sums, strict=True):
-                part.add_(own[patient], alpha=clip_norm / max(norm, clip_norm * rows))
+    norms = torch.stack(each).norm(dim=0).tolist()
+    scales = [clip_norm / max(norm, clip_norm * rows) if math.isfinite(norm) else None for norm in norms]
+    for part, block in zip(total, sums, strict=True):  # the sum's block stays in the cache
+        for own, scale in zip(block, scales, strict=True):
+            if scale is not None:
+                part.add_(own, alpha=scale)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -1,10 +1,9 @@
 """Every way there is to sum clipped gradients by patient, and the ordinary step they are measured against."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from collections.abc import Iterator
 
 import torch
 from opacus.grad_sample import GradSampleHooks

@@ -19,8 +19,8 @@ def written(what: str, found: dict[str, Any], lines: list[str], folder: Path) ->
         f"# {TITLES[what]}",
         "",
         f"`fedmedgen bench {what} --out docs/results`, {machine['date']}, commit {machine['commit']}, torch"
-        f" {machine['torch']}, {machine['threads']} thread of {machine['processor']} ({machine['capability']}). Processor"
-        " time, methods in turn in one process; medians, in brackets the least and largest ratio of a turn.",
+        f" {machine['torch']}, {machine['threads']} thread of {machine['processor']} ({machine['capability']})."
+        " Processor time, methods in turn in one process; medians, in brackets the least and largest ratio of a turn.",
         "",
     ]
     (folder / f"{what}.md").write_text("\n".join([*head, *lines, "", f"![plot]({what}.png)", ""]))
