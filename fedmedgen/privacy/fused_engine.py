@@ -59,8 +59,10 @@ class FusedEngine:
         with training_mode(self._model):
             for batch, present in self._batches([rows for rows in patients if num_rows(rows)]):
                 sums = _blocks(self._gradients(batch, weights), by_size, present)
-                add_clipped_batch(total.split([own.shape[1] for own in sums]), sums, clip_norm, num_rows(batch[0]))
-        parts = dict(zip(by_size, total.split([p.numel() for p in by_size]), strict=True))
+                add_clipped_batch(
+                    torch.split(total, [own.shape[1] for own in sums]), sums, clip_norm, num_rows(batch[0])
+                )
+        parts = dict(zip(by_size, torch.split(total, [p.numel() for p in by_size]), strict=True))
         return [_as_parameter(parts[parameter], parameter) for parameter in parameters]
 
     def _batches(self, patients: Sequence[Rows]) -> Iterator[tuple[list[Rows], int]]:
@@ -104,7 +106,7 @@ def _blocks(found: dict[nn.Parameter, Tensor], by_size: Sequence[nn.Parameter], 
             continue
         if small:
             blocks, small = [*blocks, torch.cat(small, dim=1)], []
-        blocks += flat.split(BLOCK, dim=1)
+        blocks += torch.split(flat, BLOCK, dim=1)
     return [*blocks, torch.cat(small, dim=1)] if small else blocks
 
 

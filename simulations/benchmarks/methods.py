@@ -1,9 +1,9 @@
 """Every way there is to sum clipped gradients by patient, and the ordinary step they are measured against."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
+from unittest import mock
 
 import torch
 from opacus.grad_sample import GradSampleHooks
@@ -22,8 +22,11 @@ ORDINARY_BATCH = 32  # rows; a batch of 128 at once is slower on one core
 VMAP_CHUNK = 16
 
 
-def methods(model: nn.Module, clip_norm: float) -> dict[str, Step]:
-    """By name: from patients to the sum over them; the two `ordinary` ones know no patients and do not clip."""
+def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = 64) -> dict[str, Step]:
+    """By name: from patients to the sum over them; the two `ordinary` ones know no patients and do not clip.
+
+    Opacus takes `hooked_rows` at once.
+    """
 
     def by(engine: object) -> Step:
         return lambda patients: engine.clipped_sum(patients, clip_norm)  # type: ignore[attr-defined, no-any-return]
@@ -32,8 +35,8 @@ def methods(model: nn.Module, clip_norm: float) -> dict[str, Step]:
         "ordinary_fp32": partial(_ordinary, model, "fp32"),
         "ordinary_bf16": partial(_ordinary, model, "bf16"),
         "one_at_a_time": by(ReferenceEngine(model, loss)),
-        "hooks": by(OpacusEngine(model, loss)),
-        "functorch": partial(_functorch, OpacusEngine(model, loss), clip_norm),
+        "hooks": by(OpacusEngine(model, loss, hooked_rows)),
+        "functorch": partial(_functorch, OpacusEngine(model, loss, hooked_rows), clip_norm),
         "vmap": partial(_vmap, model, clip_norm),
         "fused_fp32": by(FusedEngine(model, loss)),
         "fused_bf16": by(FusedEngine(model, loss, precision="bf16")),
@@ -57,18 +60,8 @@ def _ordinary(model: nn.Module, precision: str, patients: Sequence[Rows]) -> lis
 
 
 def _functorch(engine: OpacusEngine, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
-    with _forced_functorch():
+    with mock.patch.object(opacus_engine, "GradSampleHooks", partial(GradSampleHooks, force_functorch=True)):
         return engine.clipped_sum(patients, clip_norm)
-
-
-@contextmanager
-def _forced_functorch() -> Iterator[None]:
-    hooks = opacus_engine.GradSampleHooks
-    opacus_engine.GradSampleHooks = partial(GradSampleHooks, force_functorch=True)
-    try:
-        yield
-    finally:
-        opacus_engine.GradSampleHooks = hooks
 
 
 def _vmap(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
@@ -77,7 +70,7 @@ def _vmap(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[
     values = {name: value.detach() for name, value in model.named_parameters()}
 
     def mean(weights: dict[str, Tensor], rows: dict[str, Tensor]) -> Tensor:
-        def run(*arguments: Tensor, **options: object) -> Tensor:
+        def run(*arguments: Tensor, **options: object) -> object:
             return functional_call(model, weights, arguments, options)
 
         return loss(run, rows).mean()  # type: ignore[arg-type]

@@ -58,9 +58,9 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _measured(quick: bool) -> dict[str, Any]:
-    batch, draws, repeats = (8, 2, 1) if quick else (BATCH, DRAWS, 5)
+    batch, draws, repeats = (4, 2, 1) if quick else (BATCH, DRAWS, 5)
     model = network(quick=quick)
-    steps = methods(model, CLIP_NORM)
+    steps = methods(model, CLIP_NORM, hooked_rows=4 if quick else 64)
     errors = _errors(steps, patients(min(batch, 24), 1))
     single = _times(steps, list(steps), patients(batch, 1), repeats)
     several = _times(steps, SEVERAL, patients(max(1, batch // draws), draws), repeats)
