@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -25,7 +25,7 @@ class FusedCalls(TorchFunctionMode):
     It acts on the functions that layers call, so a weight may be shared, used twice, or used without its module.
     """
 
-    def __init__(self, sink: Sink, names: Mapping[nn.Parameter, str], weights: "Weights") -> None:
+    def __init__(self, sink: Sink, names: Mapping[Tensor, str], weights: "Weights") -> None:
         super().__init__()
         self._sink, self._names, self._weights = sink, names, weights
         self._calls: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -97,8 +97,8 @@ class FusedCalls(TorchFunctionMode):
         return found
 
     def _layer(self, weight: Tensor, bias: Tensor | None) -> Layer | None:
-        own = [value if isinstance(value, nn.Parameter) and value in self._names else None for value in (weight, bias)]
-        return Layer(self._sink, own[0], own[1]) if any(value is not None for value in own) else None
+        own, offset = (value if value in self._names else None for value in (weight, bias))
+        return None if own is None and offset is None else Layer(self._sink, own, offset)
 
     def _check_rows(self, x: Tensor, weight: Tensor, *, exact: bool = False) -> None:
         rows = self._sink.patients * self._sink.rows
@@ -106,8 +106,7 @@ class FusedCalls(TorchFunctionMode):
             raise self._unknown(weight, f"an input of shape {list(x.shape)}, not of {rows} rows in turn")
 
     def _unknown(self, weight: Tensor, what: str) -> UnknownUseError:
-        name = self._names[weight] if isinstance(weight, nn.Parameter) and weight in self._names else "a frozen weight"
-        return UnknownUseError(f"{name}: {what}")
+        return UnknownUseError(f"{self._names.get(weight, 'a frozen weight')}: {what}")
 
 
 class Weights:

@@ -53,12 +53,13 @@ class FusedEngine:
 
     def _fused_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
         parameters = trainable(self._model)
+        names: dict[Tensor, str] = {p: name for name, p in self._model.named_parameters() if p.requires_grad}
         by_size = sorted(parameters, key=lambda parameter: parameter.numel())
         total = torch.zeros(sum(p.numel() for p in by_size), dtype=torch.float64, device=by_size[0].device)
         weights = Weights()
         with training_mode(self._model):
             for batch, present in self._batches([rows for rows in patients if num_rows(rows)]):
-                sums = _blocks(self._gradients(batch, weights), by_size, present)
+                sums = _blocks(self._gradients(batch, names, weights), by_size, present)
                 add_clipped_batch(
                     torch.split(total, [own.shape[1] for own in sums]), sums, clip_norm, num_rows(batch[0])
                 )
@@ -76,8 +77,7 @@ class FusedEngine:
                 batch = group[start : start + size]
                 yield batch + batch[-1:] * (size - len(batch)), len(batch)
 
-    def _gradients(self, batch: Sequence[Rows], weights: Weights) -> dict[nn.Parameter, Tensor]:
-        names = {parameter: name for name, parameter in self._model.named_parameters() if parameter.requires_grad}
+    def _gradients(self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights) -> dict[Tensor, Tensor]:
         sink = Sink(len(batch), num_rows(batch[0]))
         joined = {key: torch.cat([rows[key] for rows in batch]) for key in batch[0]}
         with FusedCalls(sink, names, weights):
@@ -90,7 +90,7 @@ class FusedEngine:
         return sink.found
 
 
-def _blocks(found: dict[nn.Parameter, Tensor], by_size: Sequence[nn.Parameter], patients: int) -> list[Tensor]:
+def _blocks(found: dict[Tensor, Tensor], by_size: Sequence[Tensor], patients: int) -> list[Tensor]:
     """The patients' gradients side by side in the order of `by_size`: small ones together, large ones in pieces."""
     blocks: list[Tensor] = []
     small: list[Tensor] = []
@@ -110,7 +110,7 @@ def _blocks(found: dict[nn.Parameter, Tensor], by_size: Sequence[nn.Parameter], 
     return [*blocks, torch.cat(small, dim=1)] if small else blocks
 
 
-def _as_parameter(flat: Tensor, parameter: nn.Parameter) -> Tensor:
+def _as_parameter(flat: Tensor, parameter: Tensor) -> Tensor:
     """A convolution's weights are summed as they are found, ``[O, H, W, I]``."""
     if parameter.dim() != 4:
         return flat.view(parameter.shape)

@@ -24,9 +24,9 @@ class Sink:
 
     patients: int
     rows: int  # of each patient
-    found: dict[nn.Parameter, Tensor] = field(default_factory=dict)
+    found: dict[Tensor, Tensor] = field(default_factory=dict)
 
-    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+    def add(self, parameter: Tensor, gradient: Tensor) -> None:
         earlier = self.found.get(parameter)
         self.found[parameter] = gradient if earlier is None else earlier + gradient
 
@@ -40,8 +40,8 @@ class Layer:
     """A layer's own parameters (None where it has none that train), and where their gradients go."""
 
     sink: Sink
-    weight: nn.Parameter | None
-    bias: nn.Parameter | None
+    weight: Tensor | None
+    bias: Tensor | None
 
     def add_weight(self, gradient: Callable[[], Tensor]) -> None:
         if self.weight is not None:

@@ -15,7 +15,7 @@ from simulations.benchmarks.methods import Step, methods
 from simulations.benchmarks.subject import loss, network, patients
 from simulations.benchmarks.timing import Times, in_turn, machine, peak_gflops, ratio
 
-BATCH, DRAWS, CLIP_NORM = 128, 8, 0.5
+BATCH, DRAWS, REPEATS, CLIP_NORM = 128, 8, 3, 0.5
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-5}  # of the clipped sum, beside one patient at a time in fp32
 MEMORY = ("one_at_a_time", "hooks", "functorch", "vmap", "fused_fp32", "fused_bf16")
 SEVERAL = ("ordinary_fp32", "one_at_a_time", "fused_fp32", "fused_bf16")  # of those compared with several draws
@@ -58,7 +58,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _measured(quick: bool) -> dict[str, Any]:
-    batch, draws, repeats = (4, 2, 1) if quick else (BATCH, DRAWS, 5)
+    batch, draws, repeats = (4, 2, 1) if quick else (BATCH, DRAWS, REPEATS)
     model = network(quick=quick)
     steps = methods(model, CLIP_NORM, hooked_rows=4 if quick else 64)
     errors = _errors(steps, patients(min(batch, 24), 1))
