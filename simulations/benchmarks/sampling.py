@@ -25,8 +25,8 @@ from simulations.benchmarks.subject import SIZE, network
 from simulations.benchmarks.timing import in_turn, machine, ratio
 
 CALLS, REFERENCE_CALLS = (10, 20, 40), 250  # of the network, for each image
-TRAINING_STEPS, TRAINING_BATCH = 400, 16
-DRAWN, BATCH = 128, 16
+TRAINING_STEPS, TRAINING_BATCH = 200, 16
+DRAWN, BATCH = 64, 16
 SECOND_ORDER = ("dpmpp", "heun")
 
 
@@ -73,7 +73,7 @@ def _measured(quick: bool) -> dict[str, Any]:
         runs: dict[str, Callable[[], object]] = {f"diffusers_ddim_{calls}": plain}
         for sampler in SECOND_ORDER:
             runs[f"lean_{sampler}_{calls}"] = partial(_draw, slim, noise[:BATCH], sampler, calls)
-        times = in_turn(runs, 1 if quick else 3)
+        times = in_turn(runs, 1 if quick else 2)
         ratios[f"lean_vs_diffusers_{calls}"] = ratio(times, f"diffusers_ddim_{calls}", f"lean_dpmpp_{calls}")["median"]
         for name, each in times.items():
             methods[name] = {"images_per_second": BATCH / median(each), "fd": None}

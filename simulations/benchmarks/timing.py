@@ -15,12 +15,10 @@ Times = dict[str, list[float]]
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int) -> Times:
-    """Seconds of each run in each of `repeats` turns, after one that isn't counted.
+    """Seconds of each run in each of `repeats` turns; run what should be warm before.
 
     Processor seconds of this process on a CPU; wall seconds on a GPU, which is waited for.
     """
-    for run in runs.values():
-        run()
     times: Times = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
