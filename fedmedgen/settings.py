@@ -56,7 +56,7 @@ class PrivacySettings:
     segmenter_steps: int = 10
     learning_rate: float = 2e-3  # of DP-SGD
     noise_draws: int = 4  # K, averaged before clipping
-    engine: Literal["reference", "opacus"] = "reference"
+    engine: Literal["reference", "opacus", "fused"] = "reference"
     precision: Literal["fp32", "bf16"] = "fp32"  # of the gradients by patient; norms and sums are in double precision
 
     def __post_init__(self) -> None:

@@ -28,7 +28,10 @@ COMMANDS = (
     "join",
     "submit",
 )
-PLUGGED = {"simulate": "run a federated study on partitioned data, from start to report"}
+PLUGGED = {
+    "simulate": "run a federated study on partitioned data, from start to report",
+    "bench": "the yardsticks: gradients by patient, sampling, rounds",
+}
 GROUP = "fedmedgen.commands"
 Subparsers = Any
 

@@ -15,6 +15,7 @@ Rows = Mapping[str, Tensor]  # tensors of equal first dimension: one patient's d
 LossPerRow = Callable[[nn.Module, dict[str, Tensor]], Tensor]  # -> [rows]; all randomness is in the rows
 
 PRECISIONS = ("fp32", "bf16")
+ENGINES = ("reference", "opacus", "fused")
 
 
 class Engine(Protocol):
@@ -51,7 +52,7 @@ class ReferenceEngine:
 
 
 def make_engine(name: str, model: nn.Module, loss: LossPerRow, *, precision: str = "fp32") -> Engine:
-    """The engine called `name`, "reference" or "opacus", with gradients computed in `precision`, "fp32" or "bf16".
+    """The engine called `name`, of `ENGINES`, with gradients computed in `precision`, "fp32" or "bf16".
 
     In bf16 the weights stay float32 and torch chooses, layer by layer, what runs in bfloat16.
     """
@@ -61,7 +62,11 @@ def make_engine(name: str, model: nn.Module, loss: LossPerRow, *, precision: str
         from fedmedgen.privacy.opacus_engine import OpacusEngine
 
         return OpacusEngine(model, loss, precision=precision)
-    raise PrivacyError(f"the engine must be 'reference' or 'opacus'; got {name!r}")
+    if name == "fused":
+        from fedmedgen.privacy.fused_engine import FusedEngine
+
+        return FusedEngine(model, loss, precision=precision)
+    raise PrivacyError(f"the engine must be 'reference', 'opacus' or 'fused'; got {name!r}")
 
 
 def add_clipped(total: Sequence[Tensor], gradient: Sequence[Tensor], clip_norm: float) -> None:
@@ -70,13 +75,27 @@ def add_clipped(total: Sequence[Tensor], gradient: Sequence[Tensor], clip_norm: 
     **Guarantee** The norm is taken, in double precision, from the very tensors that are summed; a gradient with a value
     that isn't finite is left out of the sum.
     """
-    if not (math.isfinite(clip_norm) and clip_norm > 0):
-        raise PrivacyError(f"the clip norm must be a finite number above 0; got {clip_norm!r}")
+    _check_clip(clip_norm)
     norm = float(torch.stack([torch.linalg.vector_norm(own, dtype=torch.float64) for own in gradient]).norm())
     if not math.isfinite(norm):
         return
     for part, own in zip(total, gradient, strict=True):
         part.add_(own.detach().to(torch.float64), alpha=clip_norm / max(norm, clip_norm))
+
+
+def add_clipped_batch(total: Sequence[Tensor], sums: Sequence[Tensor], clip_norm: float, rows: int) -> None:
+    """`add_clipped` for each of several patients in turn, from flat sums of her `rows` gradients ``[patients, n]``.
+
+    **Guarantee** As that of `add_clipped`.
+    """
+    _check_clip(clip_norm)
+    each = [torch.linalg.vector_norm(own, dim=1, dtype=torch.float64) for own in sums]
+    norms = torch.stack(each).norm(dim=0).tolist()
+    scales = [clip_norm / max(norm, clip_norm * rows) if math.isfinite(norm) else None for norm in norms]
+    for part, block in zip(total, sums, strict=True):  # the sum's block stays in the cache
+        for own, scale in zip(block, scales, strict=True):
+            if scale is not None:
+                part.add_(own, alpha=scale)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -143,6 +162,11 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _check_clip(clip_norm: float) -> None:
+    if not (math.isfinite(clip_norm) and clip_norm > 0):
+        raise PrivacyError(f"the clip norm must be a finite number above 0; got {clip_norm!r}")
 
 
 def _gradient(mean: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

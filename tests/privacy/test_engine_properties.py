@@ -9,14 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fedmedgen.privacy.fused_engine import FusedEngine
 from fedmedgen.privacy.opacus_engine import OpacusEngine
-from fedmedgen.privacy.per_patient import Engine, LossPerRow, ReferenceEngine
+from fedmedgen.privacy.per_patient import ENGINES, Engine, LossPerRow, ReferenceEngine
 
 Rows = dict[str, Tensor]
 
 EACH = pytest.mark.parametrize(
     ("engine", "precision"),
-    [(engine, precision) for engine in ("reference", "opacus") for precision in ("fp32", "bf16")],
+    [(engine, precision) for engine in ENGINES for precision in ("fp32", "bf16")],
 )
 MAX_ROWS = 8  # so that six patients of up to four rows are several batches
 
@@ -91,7 +92,8 @@ def person(draw: st.DrawFn, shape: tuple[int, ...]) -> Rows:
 def made(engine: str, model: nn.Module, loss: LossPerRow, precision: str) -> Engine:
     if engine == "reference":
         return ReferenceEngine(model, loss, precision=precision)
-    return OpacusEngine(model, loss, MAX_ROWS, precision=precision)
+    kind = OpacusEngine if engine == "opacus" else FusedEngine
+    return kind(model, loss, MAX_ROWS, precision=precision)
 
 
 def norm(parts: list[Tensor]) -> float:

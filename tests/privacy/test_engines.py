@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy.opacus_engine import OpacusEngine
-from fedmedgen.privacy.per_patient import LossPerRow, ReferenceEngine, make_engine, trainable
+from fedmedgen.privacy.per_patient import ENGINES, LossPerRow, ReferenceEngine, make_engine, trainable
 
 Patients = Callable[[int], list[dict[str, Tensor]]]
-ENGINES = ["reference", "opacus"]
 PRECISIONS = ["fp32", "bf16"]
 
 
@@ -274,5 +273,5 @@ def test_half_precision_gradients_are_clipped_and_summed_in_double_precision() -
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(PrivacyError, match="'reference' or 'opacus'; got 'ghost'"):
+    with pytest.raises(PrivacyError, match="'reference', 'opacus' or 'fused'; got 'ghost'"):
         make_engine("ghost", linear([1.0]), square_loss)

@@ -235,14 +235,16 @@ def test_show_loads_no_network_library(spent: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def test_selfcheck_checks_both_engines_on_generator_and_segmenter(capsys: pytest.CaptureFixture[str]) -> None:
+def test_selfcheck_checks_every_engine_on_generator_and_segmenter(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("selfcheck", *TINY, "--json") == 0
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [(check["model"], check["engine"], check["passed"]) for check in checks] == [
         ("generator", "reference", True),
         ("generator", "opacus", True),
+        ("generator", "fused", True),
         ("segmenter", "reference", True),
         ("segmenter", "opacus", True),
+        ("segmenter", "fused", True),
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedmedgen.errors import SelfCheckError
 from fedmedgen.privacy import opacus_engine, per_patient, selfcheck
-from fedmedgen.privacy.per_patient import LossPerRow, ReferenceEngine, Rows
+from fedmedgen.privacy.per_patient import ENGINES, LossPerRow, ReferenceEngine, Rows
 from fedmedgen.privacy.selfcheck import check_engine
 
 Patients = Callable[[int], list[dict[str, Tensor]]]
@@ -22,9 +22,12 @@ def no_mending(model: nn.Module) -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize(("precision", "largest"), [("fp32", 5e-5), ("bf16", 0.015)])
-@pytest.mark.parametrize("engine", ["reference", "opacus"])
-def test_both_engines_pass_on_a_diffusers_network_with_norms_above_and_below_the_clip(
+@pytest.mark.parametrize(
+    ("engine", "precision", "largest"),
+    [(engine, "fp32", 5e-5) for engine in ENGINES]
+    + [("reference", "bf16", 0.015), ("opacus", "bf16", 0.015), ("fused", "bf16", 0.04)],
+)
+def test_all_engines_pass_on_a_diffusers_network_with_norms_above_and_below_the_clip(
     denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, engine: str, precision: str, largest: float
 ) -> None:
     result = check_engine(engine, denoiser, loss, patients_of, precision=precision)

@@ -120,3 +120,9 @@ def test_below_the_threshold_a_round_ends_without_a_sum_and_is_tried_again_as_of
     spent = spending_in(tmp_path / "site-2" / "ledger.jsonl", key=None, head_path=None)
     (plan,) = spent.plans.values()
     assert plan.reserved == {"statistics": 2}  # both attempts are paid, and no sum was learned
+
+
+@pytest.mark.parametrize("words", [("generator=latent",), ("generator=gan",), ("federation.personal=norms",)])
+def test_a_generator_with_a_part_that_no_sum_of_gradients_trains_is_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError, match=r"unet, dit, coefficients or vae, all of it shared"):
+        compose([*STEPS, *words])

@@ -11,6 +11,7 @@ from fedmedgen.composition import compose
 from fedmedgen.errors import SelfCheckError
 from fedmedgen.federation import local_round
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER
+from fedmedgen.privacy.per_patient import ENGINES
 from fedmedgen.settings import Settings
 from sites import selfcheck
 
@@ -60,7 +61,7 @@ def test_a_mark_speaks_only_of_the_code_and_the_machine_that_passed(
 def test_each_engine_and_precision_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(selfcheck, "check_engine", lambda engine, *_rest, precision: asked.append((engine, precision)))
-    every = [(engine, precision) for engine in ("reference", "opacus") for precision in ("fp32", "bf16")]
+    every = [(engine, precision) for engine in ENGINES for precision in ("fp32", "bf16")]
     for engine, precision in every * 2:
         selfcheck.check_once(
             tmp_path, settings(f"privacy.engine={engine}", f"privacy.precision={precision}"), GENERATOR
@@ -82,7 +83,7 @@ class Remembering(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("engine", ["reference", "opacus"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_wrong_model_is_refused_under_every_engine_and_gets_no_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:

@@ -222,7 +222,7 @@ def test_private_steps_release_once_a_step(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(released) == 20
 
 
-@pytest.mark.parametrize("engine", ["reference", "opacus"])
+@pytest.mark.parametrize("engine", ["reference", "opacus", "fused"])
 def test_a_patient_whose_rows_break_the_engine_takes_no_other_along(
     engine: str, gradients: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

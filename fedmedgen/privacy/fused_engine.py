@@ -1,0 +1,118 @@
+"""All rows of several patients at once, with a gradient for each patient and none for the batch."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedmedgen.privacy.fused_calls import FusedCalls, UnknownUseError, Weights
+from fedmedgen.privacy.fused_layers import Sink
+from fedmedgen.privacy.per_patient import (
+    LossPerRow,
+    ReferenceEngine,
+    Rows,
+    add_clipped_batch,
+    known_precision,
+    num_rows,
+    refuse_batch_statistics,
+    row_losses,
+    trainable,
+    training_mode,
+)
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BATCH = 2**28  # bytes of gradients: one for each patient of a batch
+BLOCK = 2**14  # numbers of a patient that are squared, or added, at a time: in double precision they fit the cache
+
+
+class FusedEngine:
+    """Gradients by patient from layers of our own (`fused_layers`), in batches of up to `max_rows` rows.
+
+    Patients with equally many rows share a batch, which is filled up with copies to one size: what is computed for a
+    patient depends on how many rows she has, and on nobody else, not even by rounding. A model with a layer, or a use
+    of a weight, that can't be taken so is given to the reference engine as a whole, and the log says why.
+    """
+
+    def __init__(self, model: nn.Module, loss: LossPerRow, max_rows: int = 16, *, precision: str = "fp32") -> None:
+        refuse_batch_statistics(model)
+        self._model, self._loss, self._precision = model, loss, known_precision(precision)
+        size = 4 * sum(parameter.numel() for parameter in trainable(model))
+        self._max_rows, self._max_patients = max_rows, max(1, LARGEST_BATCH // size)
+        self._instead: ReferenceEngine | None = None
+
+    def clipped_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
+        if self._instead is None:
+            try:
+                return self._fused_sum(patients, clip_norm)
+            except UnknownUseError as unknown:
+                logger.warning("the fused engine can't take %s: the reference engine takes the whole model", unknown)
+                self._instead = ReferenceEngine(self._model, self._loss, precision=self._precision)
+        return self._instead.clipped_sum(patients, clip_norm)
+
+    def _fused_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
+        parameters = trainable(self._model)
+        names: dict[Tensor, str] = {p: name for name, p in self._model.named_parameters() if p.requires_grad}
+        by_size = sorted(parameters, key=lambda parameter: parameter.numel())
+        total = torch.zeros(sum(p.numel() for p in by_size), dtype=torch.float64, device=by_size[0].device)
+        weights = Weights()
+        with training_mode(self._model):
+            for batch, present in self._batches([rows for rows in patients if num_rows(rows)]):
+                sums = _blocks(self._gradients(batch, names, weights), by_size, present)
+                add_clipped_batch(
+                    torch.split(total, [own.shape[1] for own in sums]), sums, clip_norm, num_rows(batch[0])
+                )
+        parts = dict(zip(by_size, torch.split(total, [p.numel() for p in by_size]), strict=True))
+        return [_as_parameter(parts[parameter], parameter) for parameter in parameters]
+
+    def _batches(self, patients: Sequence[Rows]) -> Iterator[tuple[list[Rows], int]]:
+        """Patients with equally many rows, filled up with the last to the size that number has; how many are real."""
+        alike: dict[int, list[Rows]] = {}
+        for rows in patients:
+            alike.setdefault(num_rows(rows), []).append(rows)
+        for rows_each, group in alike.items():
+            size = max(1, min(self._max_rows // rows_each, self._max_patients))
+            for start in range(0, len(group), size):
+                batch = group[start : start + size]
+                yield batch + batch[-1:] * (size - len(batch)), len(batch)
+
+    def _gradients(self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights) -> dict[Tensor, Tensor]:
+        sink = Sink(len(batch), num_rows(batch[0]))
+        joined = {key: torch.cat([rows[key] for rows in batch]) for key in batch[0]}
+        with FusedCalls(sink, names, weights):
+            total = row_losses(self._model, self._loss, joined, self._precision).sum()
+        if total.requires_grad:
+            unseen = torch.autograd.grad(total, list(names), allow_unused=True)
+            for name, gradient in zip(names.values(), unseen, strict=True):
+                if gradient is not None:
+                    raise UnknownUseError(f"{name}: a use outside convolution, linear, norm and embedding layers")
+        return sink.found
+
+
+def _blocks(found: dict[Tensor, Tensor], by_size: Sequence[Tensor], patients: int) -> list[Tensor]:
+    """The patients' gradients side by side in the order of `by_size`: small ones together, large ones in pieces."""
+    blocks: list[Tensor] = []
+    small: list[Tensor] = []
+    for parameter in by_size:
+        gradient = found.get(parameter)
+        if gradient is None:
+            small.append(torch.zeros(patients, parameter.numel(), device=parameter.device))
+            continue
+        gradient = gradient.movedim(2, -1) if gradient.dim() == 5 else gradient  # as it lies in memory
+        flat = gradient[:patients].flatten(1)
+        if parameter.numel() <= BLOCK:
+            small.append(flat)
+            continue
+        if small:
+            blocks, small = [*blocks, torch.cat(small, dim=1)], []
+        blocks += torch.split(flat, BLOCK, dim=1)
+    return [*blocks, torch.cat(small, dim=1)] if small else blocks
+
+
+def _as_parameter(flat: Tensor, parameter: Tensor) -> Tensor:
+    """A convolution's weights are summed as they are found, ``[O, H, W, I]``."""
+    if parameter.dim() != 4:
+        return flat.view(parameter.shape)
+    outputs, inputs, height, width = parameter.shape
+    return flat.view(outputs, height, width, inputs).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,1 @@
+"""The yardsticks: methods against each other in one process, equal first, then fast."""

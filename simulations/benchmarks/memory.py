@@ -1,0 +1,36 @@
+"""The most memory a method takes, each in a process of its own: `python -m simulations.benchmarks.memory METHOD`."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from simulations.benchmarks.methods import methods
+from simulations.benchmarks.subject import network, patients
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def peak_megabytes(names: Sequence[str], count: int, *, quick: bool) -> dict[str, float]:
+    """Resident megabytes at the peak of one step on `count` patients, libraries included."""
+    found = {}
+    for name in names:
+        words = [sys.executable, "-m", "simulations.benchmarks.memory", name, str(count), str(int(quick))]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        found[name] = float(done.stdout.split()[-1])
+    return found
+
+
+def main(words: Sequence[str]) -> None:
+    name, count, quick = words
+    torch.set_num_threads(1)
+    if name != "nothing":
+        methods(network(quick=bool(int(quick))), 1.0)[name](patients(int(count), 1))
+    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.1f}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

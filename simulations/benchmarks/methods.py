@@ -1,0 +1,89 @@
+"""Every way there is to sum clipped gradients by patient, and the ordinary step they are measured against."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from unittest import mock
+
+import torch
+from opacus.grad_sample import GradSampleHooks
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from fedmedgen.privacy import opacus_engine
+from fedmedgen.privacy.fused_engine import FusedEngine
+from fedmedgen.privacy.opacus_engine import OpacusEngine
+from fedmedgen.privacy.per_patient import ReferenceEngine, Rows, add_clipped, row_losses, trainable
+from fedmedgen.privacy.per_patient import zeros_like_parameters as zeros
+from simulations.benchmarks.subject import loss
+
+Step = Callable[[Sequence[Rows]], list[Tensor]]
+ORDINARY_BATCH = 32  # rows; a batch of 128 at once is slower on one core
+VMAP_CHUNK = 16
+
+
+def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = 64) -> dict[str, Step]:
+    """By name: from patients to the sum over them; the two `ordinary` ones know no patients and do not clip.
+
+    Opacus takes `hooked_rows` at once.
+    """
+
+    def by(engine: object) -> Step:
+        return lambda patients: engine.clipped_sum(patients, clip_norm)  # type: ignore[attr-defined, no-any-return]
+
+    found: dict[str, Step] = {
+        "ordinary_fp32": partial(_ordinary, model, "fp32"),
+        "ordinary_bf16": partial(_ordinary, model, "bf16"),
+        "one_at_a_time": by(ReferenceEngine(model, loss)),
+        "hooks": by(OpacusEngine(model, loss, hooked_rows)),
+        "functorch": partial(_functorch, OpacusEngine(model, loss, hooked_rows), clip_norm),
+        "vmap": partial(_vmap, model, clip_norm),
+        "fused_fp32": by(FusedEngine(model, loss)),
+        "fused_bf16": by(FusedEngine(model, loss, precision="bf16")),
+    }
+    if find_spec("opake"):
+        found["opake"] = partial(_opake, model, clip_norm)
+    return found
+
+
+def _ordinary(model: nn.Module, precision: str, patients: Sequence[Rows]) -> list[Tensor]:
+    rows = {key: torch.cat([own[key] for own in patients]) for key in patients[0]}
+    parameters = trainable(model)
+    total = zeros(parameters)
+    count = len(rows["x"])
+    for start in range(0, count, ORDINARY_BATCH):
+        part = {key: value[start : start + ORDINARY_BATCH] for key, value in rows.items()}
+        mean = row_losses(model, loss, part, precision).sum() / count
+        for whole, own in zip(total, torch.autograd.grad(mean, parameters), strict=True):
+            whole += own
+    return total
+
+
+def _functorch(engine: OpacusEngine, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
+    with mock.patch.object(opacus_engine, "GradSampleHooks", partial(GradSampleHooks, force_functorch=True)):
+        return engine.clipped_sum(patients, clip_norm)
+
+
+def _vmap(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
+    """`torch.func`: a patient's mean loss, differentiated, mapped over patients of equally many rows."""
+    names = [name for name, value in model.named_parameters() if value.requires_grad]
+    values = {name: value.detach() for name, value in model.named_parameters()}
+
+    def mean(weights: dict[str, Tensor], rows: dict[str, Tensor]) -> Tensor:
+        def run(*arguments: Tensor, **options: object) -> object:
+            return functional_call(model, weights, arguments, options)
+
+        return loss(run, rows).mean()  # type: ignore[arg-type]
+
+    each = vmap(grad(mean), in_dims=(None, 0))
+    total = zeros(trainable(model))
+    for start in range(0, len(patients), VMAP_CHUNK):
+        chunk = patients[start : start + VMAP_CHUNK]
+        found = each(values, {key: torch.stack([rows[key] for rows in chunk]) for key in chunk[0]})
+        for patient in range(len(chunk)):
+            add_clipped(total, [found[name][patient] for name in names], clip_norm)
+    return total
+
+
+def _opake(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
+    raise NotImplementedError("opake is installed, but nobody has said yet how it is called")

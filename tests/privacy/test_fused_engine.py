@@ -1,0 +1,239 @@
+"""The fused engine: exact on every network it takes, named refusal of what it doesn't, and planted faults found."""
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fedmedgen.errors import SelfCheckError
+from fedmedgen.models.diffusion_transformer import DiffusionTransformer
+from fedmedgen.privacy import contractions, fused_engine, fused_layers
+from fedmedgen.privacy.fused_engine import FusedEngine
+from fedmedgen.privacy.per_patient import LossPerRow, ReferenceEngine, Rows
+from fedmedgen.privacy.selfcheck import check_engine
+
+Patients = Callable[[int], list[dict[str, Tensor]]]
+
+
+def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    apart = torch.stack([(a - b).norm() for a, b in zip(found, wanted, strict=True)]).norm()
+    return float(apart / torch.stack([part.norm() for part in wanted]).norm())
+
+
+def attentive() -> UNet2DModel:
+    """Attention at every level."""
+    blocks = {"down_block_types": ["AttnDownBlock2D"] * 2, "up_block_types": ["AttnUpBlock2D"] * 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet2DModel(
+            16,
+            1,
+            1,
+            block_out_channels=(16, 32),
+            norm_num_groups=4,
+            layers_per_block=1,
+            attention_head_dim=8,
+            num_class_embeds=1,
+            **blocks,
+        )
+
+
+def transformer() -> DiffusionTransformer:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DiffusionTransformer(in_channels=1, num_class_embeds=1, width=32, depth=2, heads=2)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        return model
+
+
+def images(rows: Sequence[int], size: int = 16, dtype: torch.dtype = torch.float32) -> list[Rows]:
+    """Patients of so many rows each, larger and larger."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {"x": (1 + number) * torch.randn(count, 1, size, size, generator=generator, dtype=dtype)}
+        for number, count in enumerate(rows)
+    ]
+
+
+def restored(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    x = rows["x"]
+    out = model(x, torch.full((len(x),), 3.0), class_labels=torch.zeros(len(x)).long(), return_dict=False)[0]
+    return (out - x).square().mean(dim=(1, 2, 3))
+
+
+def of_sequence(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    return model(rows["x"]).square().flatten(1).mean(dim=1)
+
+
+@pytest.mark.parametrize("rows", [[1], [1] * 5, [4, 4, 4], [3, 1, 9, 2, 20, 1]])
+@pytest.mark.parametrize("network", [attentive, transformer])
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e3])
+def test_the_sum_is_that_of_one_patient_at_a_time_to_a_millionth(
+    network: Callable[[], nn.Module], rows: list[int], clip_norm: float
+) -> None:
+    model = network()
+    wanted = ReferenceEngine(model, restored).clipped_sum(images(rows), clip_norm)
+    assert distance(FusedEngine(model, restored).clipped_sum(images(rows), clip_norm), wanted) < 1e-6
+
+
+def test_a_model_in_channels_last_makes_no_difference() -> None:
+    model, people = attentive(), images([1, 2, 2])
+    wanted = ReferenceEngine(copy.deepcopy(model), restored).clipped_sum(people, 1.0)
+    model.to(memory_format=torch.channels_last)
+    people = [{"x": rows["x"].to(memory_format=torch.channels_last)} for rows in people]
+    assert distance(FusedEngine(model, restored).clipped_sum(people, 1.0), wanted) < 1e-6
+
+
+class Drawn(nn.Module):
+    """Convolutions, norms, a table and linear layers of drawn sizes; `mix` is used twice."""
+
+    def __init__(self, width: int, groups: int, window: int, stride: int, padding: int, bias: bool) -> None:
+        super().__init__()
+        self.door = nn.Conv2d(1, width, window, stride, padding, bias=bias)
+        self.group = nn.GroupNorm(groups, width)
+        self.wide = nn.Conv2d(width, width, (3, 1), padding=(2, 0), dilation=2, bias=bias)
+        self.point = nn.Conv2d(width, width, 1, bias=bias)
+        self.table = nn.Embedding(3, width)
+        self.layer = nn.LayerNorm(width)
+        self.mix = nn.Linear(width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.point(torch.tanh(self.wide(nn.functional.silu(self.group(self.door(x))))))
+        tokens = self.layer(x.flatten(2).transpose(1, 2)) + self.table(torch.arange(len(x)) % 3)[:, None]
+        return self.mix(torch.tanh(self.mix(tokens)))
+
+
+@st.composite
+def drawn_networks(draw: st.DrawFn) -> nn.Module:
+    groups = draw(st.integers(1, 2))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw(st.integers(0, 99)))
+        model = Drawn(
+            groups * draw(st.integers(1, 5)), groups, draw(st.integers(1, 3)), draw(st.integers(1, 2)),
+            draw(st.integers(0, 2)), draw(st.booleans()),
+        ).double()  # fmt: skip
+    for name in draw(st.lists(st.sampled_from(["door", "group", "wide", "table", "layer"]), max_size=3)):
+        for parameter in getattr(model, name).parameters():
+            parameter.requires_grad_(draw(st.booleans()))
+    return model
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(model=drawn_networks(), rows=st.lists(st.integers(1, 4), min_size=1, max_size=5))
+def test_drawn_networks_in_double_precision_agree_to_the_last_digits(model: nn.Module, rows: list[int]) -> None:
+    people = images([3 * count for count in rows], size=7, dtype=torch.float64)
+    wanted = ReferenceEngine(model, of_sequence).clipped_sum(people, 0.01)
+    engine = FusedEngine(model, of_sequence, max_rows=8)
+    assert distance(engine.clipped_sum(people, 0.01), wanted) < 1e-10
+    assert engine._instead is None
+
+
+def test_a_use_no_layer_sees_is_named_and_the_reference_takes_the_whole_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Sideways(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * self.scale
+
+    model, people = Sideways(), [{"x": torch.randn(2, 4)} for _ in range(3)]
+    wanted = ReferenceEngine(model, of_sequence).clipped_sum(people, 0.1)
+    with caplog.at_level(logging.WARNING):
+        assert distance(FusedEngine(model, of_sequence).clipped_sum(people, 0.1), wanted) < 1e-12
+    assert "can't take scale: a use outside" in caplog.text
+    assert "reference engine takes the whole model" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.Conv2d(4, 4, 1, groups=2), "0.weight: a convolution of groups"),
+        (nn.Conv2d(4, 4, 1, padding="same"), "0.weight: a convolution of groups, or padded by name"),
+        (nn.Conv1d(4, 4, 1), "0.weight: a use outside"),
+        (nn.LayerNorm((4, 4)), "0.weight: a LayerNorm over several dimensions"),
+        (nn.PReLU(), "0.weight: a use outside"),
+    ],
+)
+def test_a_layer_it_can_not_take_is_named(layer: nn.Module, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    people = [{"x": torch.randn(2, 4, 4) if isinstance(layer, nn.Conv1d) else torch.randn(2, 4, 4, 4)}]
+    with caplog.at_level(logging.WARNING):
+        FusedEngine(nn.Sequential(layer), of_sequence).clipped_sum(people, 1.0)
+    assert words in caplog.text
+
+
+def test_rows_that_do_not_come_first_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    def turned(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        return model(rows["x"].transpose(0, 1)).square().mean(dim=(0, 2))
+
+    with caplog.at_level(logging.WARNING):
+        FusedEngine(nn.Linear(4, 4), turned).clipped_sum([{"x": torch.randn(2, 3, 4)}], 1.0)
+    assert "an input of shape [3, 16, 4], not of 16 rows in turn" in caplog.text
+
+
+def test_batches_hold_no_more_gradients_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, model = [], nn.Linear(4, 4)
+
+    def watched(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+        sizes.append(len(rows["x"]))
+        return of_sequence(model, rows)
+
+    monkeypatch.setattr(fused_engine, "LARGEST_BATCH", 3 * 4 * 20)
+    FusedEngine(model, watched).clipped_sum([{"x": torch.randn(2, 4)} for _ in range(4)], 1.0)
+    assert sizes == [6, 6]
+
+
+def drop(name: str) -> Callable[..., None]:
+    kept = fused_layers.Sink.add
+
+    def add(sink: Any, parameter: nn.Parameter, gradient: Tensor) -> None:
+        if parameter.dim() != {"convolutions": 4, "norms": 1}[name]:
+            kept(sink, parameter, gradient)
+
+    return add
+
+
+def neighbours(x: Tensor, dy: Tensor, *rest: Any) -> Tensor:
+    """Every row of a batch counted for the patient of the row before."""
+    return contractions.convolution_weight(x.roll(1, 0), dy.roll(1, 0), *rest)
+
+
+def without_a_layer(total: Sequence[Tensor], sums: Sequence[Tensor], clip_norm: float, rows: int) -> None:
+    """Clipped by the norm of the smaller layers alone."""
+    for patient in range(len(sums[0])):
+        size = float(torch.stack([own[patient, : own.shape[1] // 2].double().norm() for own in sums]).norm())
+        for part, own in zip(total, sums, strict=True):
+            part.add_(own[patient], alpha=clip_norm / max(size, clip_norm * rows))
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        ((fused_layers.Sink, "add"), drop("convolutions")),
+        ((fused_layers.Sink, "add"), drop("norms")),
+        ((fused_layers, "convolution_weight"), neighbours),
+        ((fused_engine, "add_clipped_batch"), without_a_layer),
+    ],
+    ids=["misses convolutions", "misses norms and biases", "sums a neighbour's rows", "norm misses a layer"],
+)
+def test_a_fault_planted_in_the_engine_turns_the_self_check_red(
+    denoiser: nn.Module,
+    loss: LossPerRow,
+    patients_of: Patients,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Any, str],
+    fault: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr(*place, fault)
+    with pytest.raises(SelfCheckError, match="engine fused"):
+        check_engine("fused", denoiser, loss, patients_of)
