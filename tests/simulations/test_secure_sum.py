@@ -11,7 +11,8 @@ from flwr.app import Message
 from safetensors.numpy import load_file
 from scipy import stats
 
-from fedmedgen.errors import FederationError
+from fedmedgen.composition import compose
+from fedmedgen.errors import FederationError, SettingsError
 from fedmedgen.federation import records
 from fedmedgen.privacy.ledger import spending_in
 from simulations.in_process import InProcessGrid
