@@ -81,6 +81,7 @@ class FusedCalls(TorchFunctionMode):
         if weight.dim() != 1:
             raise self._unknown(weight, "a LayerNorm over several dimensions")
         self._check_rows(x, weight)
+        x = x if x.device.type == "cpu" else x.to(weight.dtype)  # as autocast has it on a GPU
         return self._apply(fused.LayerNorm, layer, x, weight.detach(), None if bias is None else bias.detach(), eps)
 
     def _embedding(self, indices: Tensor, weight: Tensor, *options: Any, **named: Any) -> Tensor:

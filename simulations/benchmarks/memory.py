@@ -1,6 +1,5 @@
 """The most memory a method takes, each in a process of its own: `python -m simulations.benchmarks.memory METHOD`."""
 
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,13 @@ def main(words: Sequence[str]) -> None:
     torch.set_num_threads(1)
     if name != "nothing":
         methods(network(quick=bool(int(quick))), 1.0)[name](patients(int(count), 1))
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.1f}\n")
+    sys.stdout.write(f"{_peak():.1f}\n")
+
+
+def _peak() -> float:
+    """Of this program alone: `ru_maxrss` would begin with the peak of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":
