@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from unittest import mock
 
 import torch
@@ -31,7 +30,7 @@ def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = 64) -> dic
     def by(engine: object) -> Step:
         return lambda patients: engine.clipped_sum(patients, clip_norm)  # type: ignore[attr-defined, no-any-return]
 
-    found: dict[str, Step] = {
+    return {
         "ordinary_fp32": partial(_ordinary, model, "fp32"),
         "ordinary_bf16": partial(_ordinary, model, "bf16"),
         "one_at_a_time": by(ReferenceEngine(model, loss)),
@@ -41,9 +40,6 @@ def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = 64) -> dic
         "fused_fp32": by(FusedEngine(model, loss)),
         "fused_bf16": by(FusedEngine(model, loss, precision="bf16")),
     }
-    if find_spec("opake"):
-        found["opake"] = partial(_opake, model, clip_norm)
-    return found
 
 
 def _ordinary(model: nn.Module, precision: str, patients: Sequence[Rows]) -> list[Tensor]:
@@ -83,7 +79,3 @@ def _vmap(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[
         for patient in range(len(chunk)):
             add_clipped(total, [found[name][patient] for name in names], clip_norm)
     return total
-
-
-def _opake(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
-    raise NotImplementedError("opake is installed, but nobody has said yet how it is called")
