@@ -28,12 +28,15 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     known = TASKS[task]
     command = COMMAND if task == "lungs" else f"{COMMAND} --task {task}"
     yield from (f"# Few labels: {task}", "", f"`{command}`", "")
-    yield f"- {datetime.datetime.now(datetime.UTC).date()}, commit {code_commit()}, {machine()}"
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows)) or code_commit()
+    yield f"- {datetime.datetime.now(datetime.UTC).date()}, commits {commits}, {machine()}"
     yield f"- `{' '.join(known.words)}`"
     whose = f"{known.labelled_at} alone" if known.labelled_at else "all sites"
     yield f"- labels from {whose}, up to {known.draws} draws; test patients of all sites"
     yield "- equal fine-tuning steps and augmentation for every row; the learning rate of each row is the best"
     yield "  of the same three, at 5 labels of one more draw, on training patients set apart"
+    if any(name.startswith("pairs-") for name in names):
+        yield "- pairs-…: not few labels, but the synthetic pairs of a study that learned from all masks of both sites"
     if not whole:
         return
     yield from ("", "Dice, mean over draws (their number), all test cases:", "")
@@ -42,24 +45,25 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     for name in names:
         cells = [_mean([value for key, value in whole.items() if key[:2] == (name, count)]) for count in counts]
         yield f"| {name} | {' | '.join(cells)} | {_mean([value for key, value in whole.items() if key[0] == name])} |"
-    yield from ("", f"Gain over {BASE} in points of Dice, paired by draw; 95 % interval (t over pairs):", "")
-    yield f"| row | {' | '.join(map(str, counts))} | all | pairs |"
+    words = (
+        f"Gain over {BASE} in points of Dice, paired by draw; 95 % interval (t over draws, each the mean of its counts,"
+    )
+    yield from ("", f"{words} since fewer labels of a draw are among its more):", "")
+    yield f"| row | {' | '.join(map(str, counts))} | all | draws |"
     yield f"|{' --- |' * (len(counts) + 3)}"
     for name in names:
         if name != BASE:
             pairs = {count: _gains(whole, name, count) for count in counts}
-            together = [gain for found in pairs.values() for gain in found]
-            shown = [f"{np.mean(found):+.1f}" if found else "" for found in pairs.values()]
-            yield f"| {name} | {' | '.join(shown)} | {_interval(together)} | {len(together)} |"
+            shown = [f"{np.mean(list(found.values())):+.1f}" if found else "" for found in pairs.values()]
+            by_draw = _by_draw(list(pairs.values()))
+            yield f"| {name} | {' | '.join(shown)} | {_interval(by_draw)} | {len(by_draw)} |"
     sites.remove("all")
-    words = "By site of the test patients, mean of all cells; HD95 in pixels, of masks not empty:"
-    yield from ("", words, "")
-    yield f"| row | {' | '.join(f'Dice, {site}' for site in sites)} | HD95 |"
-    yield f"|{' --- |' * (len(sites) + 2)}"
-    far = _by_cell(rows, "all", "hd95")
+    yield from ("", "By site of the test patients, mean of all cells; HD95 in pixels, of masks not empty:", "")
+    yield f"| row | {' | '.join(f'Dice, {site} | HD95, {site}' for site in sites)} |"
+    yield f"|{' --- |' * (2 * len(sites) + 1)}"
     for name in names:
-        shown = [_mean([value for key, value in dice[site].items() if key[0] == name]) for site in sites]
-        yield f"| {name} | {' | '.join(shown)} | {_mean([v for key, v in far.items() if key[0] == name], places=1)} |"
+        shown = [cell for site in sites for cell in _of_site(rows, site, name)]
+        yield f"| {name} | {' | '.join(shown)} |"
     yield from _ablations(whole)
     rates = {row["row"]: row["rate"] for row in rows if row["site"] == "all"}
     yield from ("", "Learning rates: " + ", ".join(f"{name} {float(rates[name]):g}" for name in names) + ".")
@@ -75,7 +79,7 @@ def _ablations(whole: Mapping[Key, float]) -> Iterator[str]:
     yield from ("", f"One thing changed of {OF}, at {LABELS} labels; points of Dice against it, paired by draw:", "")
     yield from ("| change | Dice, same draws | difference | pairs |", "| --- | --- | --- | --- |")
     for name in known[1:]:
-        gains = _gains(whole, name, LABELS, base=OF)
+        gains = list(_gains(whole, name, LABELS, base=OF).values())
         own = [value for key, value in whole.items() if key[:2] == (name, LABELS)]
         yield f"| {name} | {_mean(own)} | {_interval(gains)} | {len(gains)} |"
 
@@ -88,12 +92,28 @@ def _by_cell(rows: Sequence[Mapping[str, Any]], site: str, figure: str) -> dict[
     }
 
 
-def _gains(dice: Mapping[Key, float], name: str, count: int, base: str = BASE) -> list[float]:
+def _of_site(rows: Sequence[Mapping[str, Any]], site: str, name: str) -> list[str]:
+    """Dice and HD95 of a row's cells on one site's test patients."""
+    return [
+        _mean([value for key, value in _by_cell(rows, site, figure).items() if key[0] == name], places=places)
+        for figure, places in (("dice", 3), ("hd95", 1))
+    ]
+
+
+def _gains(dice: Mapping[Key, float], name: str, count: int, base: str = BASE) -> dict[int, float]:
+    """The gain over the base in each draw that has both."""
     found: dict[int, dict[str, float]] = defaultdict(dict)
     for (row, labels, draw), value in dice.items():
         if labels == count:
             found[draw][row] = value
-    return [100 * (both[name] - both[base]) for both in found.values() if name in both and base in both]
+    return {draw: 100 * (both[name] - both[base]) for draw, both in found.items() if name in both and base in both}
+
+
+def _by_draw(by_count: Sequence[Mapping[int, float]]) -> list[float]:
+    """The mean gain of each draw that has all counts which any draw has."""
+    known = [gains for gains in by_count if gains]
+    draws = set.intersection(*(set(gains) for gains in known)) if known else set()
+    return [float(np.mean([gains[draw] for gains in known])) for draw in sorted(draws)]
 
 
 def _interval(gains: Sequence[float]) -> str:

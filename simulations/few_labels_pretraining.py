@@ -28,6 +28,7 @@ class Pretraining:
 
 
 OPEN = ("privacy=none",)
+LOW = ("generator.noise_mean=-1.5", "generator.noise_std=0.8")  # the noise levels near the one that is fine-tuned at
 RELEASED = (
     "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
     "prior.phantoms=1000",
@@ -36,6 +37,7 @@ LUNGS = {
     "federated": Pretraining(OPEN),
     "federated-long": Pretraining((*OPEN, "generator.local_steps=240")),
     "federated-longer": Pretraining((*OPEN, "generator.local_steps=480")),
+    "federated-low": Pretraining((*OPEN, *LOW, "generator.local_steps=240")),
     "short": Pretraining((*OPEN, "rounds=3")),
     "local": Pretraining(
         (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from simulations.few_labels_ablations import ABLATIONS
-from simulations.few_labels_pretraining import LUNGS, Pretraining
+from simulations.few_labels_pretraining import LOW, LUNGS, Pretraining
 from simulations.few_labels_rows import ROWS
 
 RATES = (1e-3, 3e-3, 6e-3)
@@ -54,7 +54,10 @@ TASKS = {
     ),
     "lungs-128": Task(
         words=(*FEW, *LARGE), labelled_at="shenzhen", counts=(5, 20), draws=3, folder="lungs-128",
-        pretrained={name: LUNGS[name].also(*LARGE) for name in ("federated", "local", "phantoms")},
+        pretrained={
+            **{name: LUNGS[name].also(*LARGE) for name in ("federated", "local", "phantoms")},
+            "federated-low": LUNGS["federated-low"].also(*LARGE, "data.unlabelled=[]", "generator.local_steps=80"),
+        },
     ),
     "caries": Task(
         words=(*DENTAL, "privacy=none"), labelled_at="dc1000", counts=(20, 5), draws=3, validation=12,
@@ -62,6 +65,7 @@ TASKS = {
         pretrained={
             "local": Pretraining(HALF, TEETH),
             "federated": Pretraining((), TEETH),
+            "federated-low": Pretraining(LOW, TEETH),
             "phantoms": Pretraining(("data.root=''", "data.columns.patient=patient", *ALONE), TEETH),
         },
     ),
@@ -71,6 +75,7 @@ TASKS = {
         pretrained={
             "local": Pretraining(HALF, CUT),
             "federated": Pretraining((), CUT),
+            "federated-low": Pretraining((*LOW, "generator.local_steps=240"), CUT),
             "phantoms": Pretraining(("data.root=runs/tiles/phantoms", *ALONE), CUT),
         },
     ),

@@ -188,6 +188,16 @@ def test_gains_are_paired_by_draw(tmp_path):
     assert "| scratch | 0.910 (2) | 0.910 (2) |" in text
 
 
+def test_counts_of_one_draw_are_no_draws_of_their_own(tmp_path):
+    gains = {(1, 0): 0.02, (5, 0): 0.02, (1, 1): 0.04, (5, 1): 0.04}
+    rows = [
+        {"row": row, "labels": labels, "draw": draw, "rate": 1e-3, "site": "all", "dice": 0.9 + more, "hd95": 3.0,
+         "commit": "abc"}
+        for (labels, draw), gain in gains.items() for row, more in (("scratch", 0.0), ("ptdr-federated", gain))
+    ]  # fmt: skip
+    assert "| ptdr-federated | +3.0 | +3.0 | +3.00 (-9.71 to +15.71) | 2 |" in "\n".join(page(rows))
+
+
 def test_every_task_composes_and_has_its_own_page(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDMEDGEN_DATA", str(tmp_path))
     for name, task in TASKS.items():
