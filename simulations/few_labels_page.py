@@ -28,8 +28,7 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     known = TASKS[task]
     command = COMMAND if task == "lungs" else f"{COMMAND} --task {task}"
     yield from (f"# Few labels: {task}", "", f"`{command}`", "")
-    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows)) or code_commit()
-    yield f"- {datetime.datetime.now(datetime.UTC).date()}, commits {commits}, {machine()}"
+    yield f"- {datetime.datetime.now(datetime.UTC).date()}, commits {_commits(rows)}, {machine()}"
     yield f"- `{' '.join(known.words)}`"
     whose = f"{known.labelled_at} alone" if known.labelled_at else "all sites"
     yield f"- labels from {whose}, up to {known.draws} draws; test patients of all sites"
@@ -69,6 +68,10 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     yield from ("", "Learning rates: " + ", ".join(f"{name} {float(rates[name]):g}" for name in names) + ".")
     yield from ("", "Pre-trained, or pairs drawn, by `fedmedgen simulate` and:", "")
     yield from (f"- {name}: `{' '.join((*run.common, *run.words))}`" for name, run in known.pretrained.items())
+
+
+def _commits(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(row["commit"] for row in rows)) or code_commit()
 
 
 def _ablations(whole: Mapping[Key, float]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from fedmedgen.federation.policy import SitePolicy
 
 # A SuperNode whose handshake is broken off, by a proxy without a server behind it for instance, gives up for good, and
 # its process stays.
-GAVE_UP = "Giving up reconnection"
+GAVE_UP = "SSL/TLS handshake error detected"
 
 
 class SiteNode:

@@ -110,7 +110,7 @@ def test_the_policy_of_a_kit_is_accepted_whatever_the_number_of_patients(tmp_pat
     (tmp_path / "authority").mkdir()
     (tmp_path / "authority" / "ca.crt").write_text("")
     (tmp_path / "server" / "sites").mkdir(parents=True)
-    kits._site(PROJECT, site, tmp_path, kits.Provisioned(tmp_path, bundle="a" * 64))
+    kits._site(PROJECT, site, tmp_path, kits.Provisioned(tmp_path, bundle="a" * 64), peers="    []")
     policy = SitePolicy.read(tmp_path / "sites" / "north" / "policy.yaml")
     assert policy.lifetime_delta == pytest.approx(1 / (10 * patients), rel=1e-5)
 
