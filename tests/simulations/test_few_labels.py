@@ -212,7 +212,7 @@ def test_every_task_composes_and_has_its_own_page(tmp_path, monkeypatch):
 def test_a_task_refuses_a_pretraining_that_it_lacks(tmp_path, capsys):
     with pytest.raises(SystemExit):
         few_labels.main(["--runs", str(tmp_path), "--task", "caries", "--pretrain", "eps10"])
-    assert "caries is pre-trained as local, federated, phantoms" in capsys.readouterr().err
+    assert "caries is pre-trained as local, federated, federated-low, phantoms" in capsys.readouterr().err
 
 
 def test_a_page_without_cells_says_how_to_make_them():
