@@ -207,7 +207,12 @@ def _built(app: Path, folder: Path) -> Path:
     environment = {"PATH": str(Path(sys.executable).parent), "FLWR_HOME": str(folder / "home"), "HOME": str(folder),
                    "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # fmt: skip
     done = subprocess.run(
-        [flwr, "build", "--app", str(app)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [flwr, "build", "--app", str(app.resolve())],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     built = list(folder.glob("*.fab"))
     if done.returncode or len(built) != 1:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LOG_BYTES, LOG_FILES = 10_000_000, 5
 LOOK_SECONDS = 0.5
-STEADY_SECONDS = 600.0  # that a program must run for its back-off to start afresh
+STEADY_SECONDS = 60.0  # that a program must run for its back-off to start afresh
 
 
 @dataclass
