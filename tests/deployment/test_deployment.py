@@ -26,9 +26,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 @pytest.mark.parametrize("name", ["server", "north"])
 def test_serve_or_join_killed_alone_leaves_nothing_and_starts_again(deployment: Deployment, name: str) -> None:
+    wait_for(lambda: len(deployment.family(name)) > 1, 120, f"what {name} starts")  # a node may be between two starts
+    family = deployment.family(name)
     kill_alone(deployment, name)
+    assert not [one for one in family if one.is_running() and one.status() != "zombie"]
     deployment.start(name)
     wait_for(lambda: bool(deployment.health(name).get("ok")), 120, f"the health of {name}")
+    assert not {one.pid for one in family} & {one.pid for one in deployment.family(name)}
 
 
 def test_a_study_survives_a_dead_site_a_dead_superlink_a_dead_server_and_a_spoiled_checkpoint(
