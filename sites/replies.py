@@ -1,13 +1,11 @@
 """Finished replies, kept under the hash of their request so that the same request gets the same bytes free."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import safetensors.numpy
 from fedmedgen.federation.egress import Reply
 from fedmedgen.privacy.head import make_folder, sync_folder
 from fedmedgen.privacy.ledger import Ledger
+from sites.turns import turn_in
 
 KEPT = 3
 ABANDONED_S = 3600  # the draft of a crash; a living one takes seconds
@@ -33,20 +32,12 @@ class ReplyStore:
 
     folder: Path
 
-    @contextlib.contextmanager
-    def turn(self, digest: str) -> Iterator[None]:
+    def turn(self, digest: str) -> AbstractContextManager[None]:
         """Wait until no other process answers the same request; then its reply is found here, paid.
 
         The few requests whose hash begins alike wait for each other too; a process that dies lets go.
         """
-        make_folder(self.folder)
-        handle = os.open(self.folder / f".lock-{digest[:2]}", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # for children that inherited it too
-            os.close(handle)
+        return turn_in(self.folder, digest)
 
     def paid(self, digest: str, ledger: Ledger) -> Reply | None:
         """The stored reply whose spend the ledger holds; one that a crash kept from being noted is noted first.

@@ -1,17 +1,16 @@
 """The secure sums that a site takes part in, kept from one phase to the next; each session once in the site's life."""
 
-import contextlib
-import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation.secure_sum.party import Party
-from fedmedgen.privacy.head import make_folder, sync_folder
+from fedmedgen.privacy.head import sync_folder
+from sites.turns import turn_in
 
 ABANDONED_S = 86_400  # a sum that nobody finishes is forgotten then
 
@@ -25,17 +24,10 @@ class Sums:
 
     folder: Path
 
-    @contextlib.contextmanager
-    def turn(self, session: str) -> Iterator[None]:
+    def turn(self, session: str) -> AbstractContextManager[None]:
         """Wait until no other process answers in the same session; a process that dies lets go."""
         self._path(session)
-        make_folder(self.folder)
-        handle = os.open(self.folder / f".lock-{session[:2]}", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return turn_in(self.folder, session)
 
     def require_new(self, session: str) -> None:
         if self._path(session).exists():
