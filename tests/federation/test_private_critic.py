@@ -1,13 +1,11 @@
 """A GAN's private round: patients reach the critic through the release alone, and drawn images beside it."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedmedgen.composition import compose
 from fedmedgen.data.cases import Case, CaseSet
@@ -33,20 +31,6 @@ def people(count: int) -> CaseSet:
     images = draw.uniform(-1, 1, (PATIENTS, 1, 8, 8)).astype(np.float32)
     cases = [Case(image=image, name=str(n), label=n % 3, patient=f"p{n}") for n, image in enumerate(images)]
     return CaseSet(tuple(cases[:count]), classes=("normal", "opacity", "nodule"))
-
-
-@pytest.fixture
-def gradients() -> Iterator[list[Tensor]]:
-    """What Adam takes at each step, all layers in one."""
-    taken: list[Tensor] = []
-
-    def note(optimiser: torch.optim.Optimizer, *_: object) -> None:
-        values = [value.grad for group in optimiser.param_groups for value in group["params"]]
-        taken.append(torch.cat([value.flatten() for value in values if value is not None]).double())
-
-    handle = register_optimizer_step_pre_hook(note)
-    yield taken
-    handle.remove()
 
 
 def run(asked: Settings, cases: CaseSet, seed: int = 0) -> local_round.LocalResult:

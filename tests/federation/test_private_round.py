@@ -1,13 +1,12 @@
 """A private round as a site runs it: who is drawn, what is clipped, and the noise, in every round."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedmedgen.composition import compose
 from fedmedgen.data.cases import Case, CaseSet
@@ -81,20 +80,6 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
     engine = Watching()
     monkeypatch.setattr(local_round, "make_engine", engine.make)
     return engine
-
-
-@pytest.fixture
-def gradients() -> Iterator[list[Tensor]]:
-    """What Adam takes at each step, all layers in one."""
-    taken: list[Tensor] = []
-
-    def note(optimiser: torch.optim.Optimizer, *_: object) -> None:
-        values = [value.grad for group in optimiser.param_groups for value in group["params"]]
-        taken.append(torch.cat([value.flatten() for value in values if value is not None]).double())
-
-    handle = register_optimizer_step_pre_hook(note)
-    yield taken
-    handle.remove()
 
 
 def test_every_step_of_every_round_takes_a_poisson_sample_of_whole_patients(watching: Watching) -> None:
