@@ -13,7 +13,7 @@ from fedmedgen.errors import PrivacyError
 from simulations.benchmarks.memory import peak_megabytes
 from simulations.benchmarks.methods import Step, methods
 from simulations.benchmarks.subject import loss, network, patients
-from simulations.benchmarks.timing import Times, in_turn, machine, peak_gflops, ratio
+from simulations.benchmarks.timing import Times, in_turn, machine, one_thread, peak_gflops, ratio
 
 BATCH, DRAWS, REPEATS, CLIP_NORM = 128, 8, 3, 0.5
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-5}  # of the clipped sum, beside one patient at a time in fp32
@@ -23,12 +23,8 @@ SEVERAL = ("ordinary_fp32", "one_at_a_time", "fused_fp32", "fused_bf16")  # of t
 
 def measure(*, quick: bool = False) -> dict[str, Any]:
     """The whole benchmark on one thread; `quick` runs the same path on a tiny network, once."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _measured(quick)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def lines(found: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from fedmedgen.training.fit import Schedule, fit_ordinary
 from fedmedgen.training.losses import diffusion_loss
 from fedmedgen.training.rows import choose, diffusion_rows
 from simulations.benchmarks.subject import SIZE, network
-from simulations.benchmarks.timing import in_turn, machine, ratio
+from simulations.benchmarks.timing import in_turn, machine, one_thread, ratio
 
 CALLS, REFERENCE_CALLS = (10, 20, 40), 250  # of the network, for each image
 TRAINING_STEPS, TRAINING_BATCH = 200, 16
@@ -32,12 +32,8 @@ SECOND_ORDER = ("dpmpp", "heun")
 
 def measure(*, quick: bool = False) -> dict[str, Any]:
     """On one thread: train on phantoms, draw a reference, then time and judge every way to draw."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _measured(quick)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def lines(found: dict[str, Any]) -> list[str]:

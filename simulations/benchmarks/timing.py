@@ -2,7 +2,8 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from statistics import median
 from typing import Any
@@ -12,6 +13,17 @@ import torch
 from simulations.ledger_campaign import commit
 
 Times = dict[str, list[float]]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread inside, on as many as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int) -> Times:
