@@ -21,7 +21,7 @@ demo: install ## Run the main job on embedded phantoms: three private sites, rep
 	$(BIN)/fedmedgen simulate study=demo --out runs/demo
 
 test: install ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: install ## Check format, lint, types and the floors of the house
 	$(BIN)/ruff format --check .

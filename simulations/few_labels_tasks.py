@@ -12,10 +12,13 @@ RATES = (1e-3, 3e-3, 6e-3)
 SLOW = (5e-4, 1e-3, 2e-3)  # for small lesions
 LARGE = ("data.size=[128,128]",)
 SMALL = ("generator.with_masks=false", "segmenter.foreground_weight=10", "segmenter.dice_weight=0")  # lesions
-DENTAL = ("study=dental", "data.size=[128,256]", *SMALL, "segmenter.local_steps=200", "segmenter.batch_size=4")
+WHOLE = ("study=dental", *SMALL, "segmenter.local_steps=200", "segmenter.batch_size=4")
+DENTAL = (*WHOLE, "data.size=[128,256]")
+DENTAL_64 = (*WHOLE, "data.size=[64,128]")
 BEFORE = ("privacy=none", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1",
           "emission.count=16")  # fmt: skip
 TEETH = (*DENTAL, *BEFORE)
+TEETH_64 = (*DENTAL_64, *BEFORE)
 TILES = (
     "study=dental", "data.root=runs/tiles/dental", "data.columns.patient=patient", "data.size=[64,64]",
     *SMALL, "segmenter.local_steps=500", "segmenter.batch_size=8",
@@ -67,6 +70,14 @@ TASKS = {
             "federated": Pretraining((), TEETH),
             "federated-low": Pretraining(LOW, TEETH),
             "phantoms": Pretraining(("data.root=''", "data.columns.patient=patient", *ALONE), TEETH),
+        },
+    ),
+    "caries-64": Task(
+        words=(*DENTAL_64, "privacy=none"), labelled_at="dc1000", counts=(20, 5), draws=3, validation=12,
+        rates=SLOW, folder="caries-64",
+        pretrained={
+            "federated": Pretraining((), TEETH_64),
+            "federated-low": Pretraining((*LOW, "generator.local_steps=240"), TEETH_64),
         },
     ),
     "caries-tiles": Task(

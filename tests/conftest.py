@@ -11,6 +11,14 @@ from flwr.supercore.task_identity import TaskIdentity
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Workers share the cores: a study that sets more threads for its server would slow all that a worker runs next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real radiographs; the test skips where it isn't there."""

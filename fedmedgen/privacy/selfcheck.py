@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 WORST_SHOWN = 5
 NEGLIGIBLE = 1e-3  # of the whole gradient: a layer below it is compared with this share instead of its own size
 # Relative, by layer; a layer that is missed is wrong by 1. The truth is computed in the same precision: in fp32 sums
-# taken in another order are found up to 5e-5 apart, in bf16 (units of 2^-8) up to 0.01. An engine that rounds elsewhere
-# in bf16 is found up to 0.017 on the studies' networks; one on which it is beyond 2^-5 is refused, though not wrong.
+# taken in another order are found up to 5e-5 apart, in bf16 (units of 2^-8) up to 0.015, by processor. An engine that
+# rounds elsewhere in bf16 is found up to 0.017 on the studies' networks; one on which it is beyond 2^-5 is refused,
+# though not wrong.
 TOLERANCES = {"fp32": 1e-4, "bf16": 2**-5}
 ISOLATION = 1e-8  # of the clip: the most that one patient may move the others' sum; a thousand then move 1e-5
 

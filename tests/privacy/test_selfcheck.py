@@ -25,7 +25,10 @@ def no_mending(model: nn.Module) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("engine", "precision", "largest"),
     [(engine, "fp32", 5e-5) for engine in ENGINES]
-    + [("reference", "bf16", 0.015), ("opacus", "bf16", 0.015)],  # the fused one: test_privacy_commands.py
+    + [
+        ("reference", "bf16", 0.02),
+        ("opacus", "bf16", 0.02),
+    ],  # .011 to .015 by processor; fused: test_privacy_commands.py
 )
 def test_all_engines_pass_on_a_diffusers_network_with_norms_above_and_below_the_clip(
     denoiser: nn.Module, loss: LossPerRow, patients_of: Patients, engine: str, precision: str, largest: float
