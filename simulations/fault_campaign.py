@@ -1,6 +1,6 @@
 """Studies on a deployment of real processes under fault after fault: docs/results/faults.md and .csv.
 
-python -m simulations.fault_campaign --studies 9 --at-once 2 --out docs/results
+python -m simulations.fault_campaign --studies 9 --out docs/results
 """
 
 import argparse

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import torch
 
 from fedmedgen.data import sources
 from fedmedgen.data.cases import CaseSet
@@ -115,6 +114,8 @@ def _memory() -> Found:
 
 
 def _gpu(policy: SitePolicy | None) -> Found:
+    import torch
+
     if torch.cuda.is_available():
         return Found("GPU", "ok", torch.cuda.get_device_name(0))
     if policy is not None and policy.device == "cuda":

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fedmedgen.errors import BudgetError, PolicyError
-from fedmedgen.models.code_networks import padded
 from fedmedgen.privacy import accountant, skellam
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
@@ -169,6 +168,8 @@ def largest_layer(settings: Settings, images: int) -> int:
     """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
     network, rows = settings.generator, settings.privacy.noise_draws * images
     if network.family in ("vae", "gan"):
+        from fedmedgen.models.code_networks import padded  # a policy is read without torch
+
         return rows * math.prod(padded(settings.data.size)) * network.width // 4
     if network.family == "dit":
         tokens = math.prod(math.ceil(side / network.unshuffle) for side in settings.data.size)

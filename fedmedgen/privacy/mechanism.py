@@ -3,16 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.schema import from_mapping, require
+
+if TYPE_CHECKING:  # policies and ledgers hold plans, and are read without torch
+    from torch import Tensor
 
 GRID_BITS = 20  # a release is a multiple of the noise's size, rounded up to a power of two, over 2 to this
 
@@ -48,7 +49,7 @@ class StagePlan:
         """Indices of the patients in one step's sample: one coin each, so the sample's size varies and may be zero."""
         return np.flatnonzero(stream.uniform(num_patients) < self.sample_rate).astype(np.int64)
 
-    def release(self, clipped_sum: Sequence[Tensor], stream: Stream) -> list[Tensor]:
+    def release(self, clipped_sum: Sequence["Tensor"], stream: Stream) -> list["Tensor"]:
         """The noisy mean: (sum + noise_multiplier * clip_norm * normal) / (sample_rate * denominator_patients).
 
         **Raises** `PrivacyError` if the sum isn't finite, which the engines rule out.
@@ -67,7 +68,9 @@ class StagePlan:
         return from_mapping(cls, mapping, "stage")
 
 
-def _noisy(part: Tensor, *, scale: float, stream: Stream) -> Tensor:
+def _noisy(part: "Tensor", *, scale: float, stream: Stream) -> "Tensor":
+    import torch
+
     if not bool(torch.isfinite(part).all()):
         raise PrivacyError("the clipped sum holds a value that is not finite: the engine is broken; nothing was sent")
     noise = torch.from_numpy(stream.normal_float64(part.numel())).reshape(part.shape)

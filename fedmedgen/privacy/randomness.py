@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 _forks = [0]  # how many forks lie between this process and the first
 os.register_at_fork(after_in_child=lambda: _forks.__setitem__(0, _forks[0] + 1))
@@ -57,12 +58,16 @@ class Stream:
             np.multiply(radius, np.sin(angle), out=part[half:])
         return out[:count]
 
-    def normal(self, count: int) -> Tensor:
+    def normal(self, count: int) -> "Tensor":
         """`count` standard normal numbers as float32 `[count]`."""
+        import torch
+
         return torch.from_numpy(self.normal_float64(count).astype(np.float32))
 
-    def torch_generator(self) -> torch.Generator:
+    def torch_generator(self) -> "Generator":
         """A generator for augmentations and diffusion noise, which carry no privacy claim."""
+        import torch
+
         generator = torch.Generator()
         generator.manual_seed(int.from_bytes(self._bytes(8), "little") >> 1)
         return generator

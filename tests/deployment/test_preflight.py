@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from PIL import Image
@@ -150,7 +151,7 @@ def test_a_key_that_others_can_read_is_not_ready(tmp_path: Path) -> None:
 def test_a_full_disk_and_a_wanted_gpu_are_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "DISK_GB", 1e9)
     monkeypatch.setattr(preflight, "MEMORY_GB", 1e9)
-    monkeypatch.setattr(preflight.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = looked(tmp_path, device="cuda")
     assert [found[what][0] for what in ("disk", "memory", "GPU")] == ["not ready", "warning", "not ready"]
 

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -236,3 +238,10 @@ def test_a_study_whose_record_is_damaged_is_taken_up_again_by_its_settings(
     assert "give yours a new name" in capsys.readouterr().err
     assert main(["submit", str(study(tmp_path, "study=demo", "privacy=eps1")), "--no-wait"]) == 0
     assert read(tmp_path / "state" / "studies" / "first.json").status == "waiting"
+
+
+@pytest.mark.parametrize("module", ["fedmedgen.deployment.site_node", "fedmedgen.deployment.supernode"])
+def test_what_waits_at_a_site_day_and_night_holds_no_torch(module: str) -> None:
+    program = f"import sys, {module}; print(sorted({{'torch', 'diffusers', 'opacus'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
