@@ -81,7 +81,7 @@ class SummingSite(Site):
             raise PolicyError("the terms are those of another session")
         self._agreed(messages.unpack_request(content), terms)
         self.sums.require_new(session)
-        self.sums.forget_abandoned()
+        self.sums.make_room()
         party, advert = Party.begin(terms, self.policy.site, self._identity(content))
         self.sums.save(party)
         return self._said(list(advert))

@@ -13,6 +13,7 @@ from fedmedgen.privacy.head import sync_folder
 from sites.turns import turn_in
 
 ABANDONED_S = 86_400  # a sum that nobody finishes is forgotten then
+OPEN_AT_ONCE = 256  # each costs the site a file and a key, and whoever asks nothing
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,24 @@ class Sums:
         draft.replace(path)
         sync_folder(self.folder)
 
-    def forget_abandoned(self) -> None:
+    def make_room(self) -> None:
+        """Forget the sums that nobody finished.
+
+        **Raises** `PolicyError` where so many are open that no study can be behind them.
+        """
+        count = 0
         for path in self.folder.glob("*.sum"):
-            if path.stat().st_mtime < time.time() - ABANDONED_S and (party := Party.from_json(path.read_text())).seed:
+            party = Party.from_json(path.read_text())
+            if not party.is_open:
+                continue
+            if path.stat().st_mtime < time.time() - ABANDONED_S:
                 party.phase = "abandoned"
                 party.forget()
                 self.save(party)
+            else:
+                count += 1
+        if count >= OPEN_AT_ONCE:
+            raise PolicyError(f"{count} secure sums are open here: finish them, or wait a day until they are forgotten")
 
     def _path(self, session: str) -> Path:
         if not re.fullmatch("[0-9a-f]{32}", session):

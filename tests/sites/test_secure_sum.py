@@ -1,7 +1,9 @@
 """Real sites in a secure sum through the ClientApp: what each phase checks, spends and keeps, and what is refused."""
 
 import json
+import os
 import secrets
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,31 @@ def test_a_message_twice_or_a_session_twice_is_refused_and_nothing_leaves(polici
     assert asked.events("north") == ["open", "reserve"]
     stored = (Path(policies["north"].folder) / "sums" / f"{asked.session}.sum").read_text()
     assert json.loads(stored)["seed"] == json.loads(stored)["masking"] == ""
+
+
+@pytest.mark.parametrize("phase", [records.ADVERTISE, records.SHARE])
+def test_a_sum_that_nobody_finishes_is_forgotten_after_a_day(policies: dict[str, SitePolicy], phase: str) -> None:
+    left = Sum(policies).until(phase)
+    stored = Path(policies["north"].folder) / "sums" / f"{left.session}.sum"
+    assert json.loads(stored.read_text())["masking"]
+    yesterday = time.time() - 86_500
+    os.utime(stored, (yesterday, yesterday))
+    Sum(policies).until(records.ADVERTISE)
+    words = json.loads(stored.read_text())
+    assert (words["seed"], words["masking"], words["sealing"], words["held"]) == ("", "", "", {})
+
+
+def test_a_server_can_leave_only_so_many_sums_open(
+    policies: dict[str, SitePolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sites.sums.OPEN_AT_ONCE", 2)
+    Sum(policies).until(records.UNMASK)  # a finished one isn't open
+    for _ in range(2):
+        Sum(policies).until(records.ADVERTISE)
+    third = Sum(policies)
+    said = third.ask("north", records.ADVERTISE, third.words_for("north", records.ADVERTISE))
+    assert said.config[records.STATUS] == records.REFUSED_POLICY
+    assert not (Path(policies["north"].folder) / "sums" / f"{third.session}.sum").exists()
 
 
 @pytest.mark.parametrize(

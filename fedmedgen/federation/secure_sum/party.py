@@ -127,6 +127,11 @@ class Party:
         self.forget()
         return opening
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it still holds a secret."""
+        return bool(self.masking)
+
     def forget(self) -> None:
         """Let go of every secret."""
         self.sealing = self.masking = self.seed = ""
