@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fedmedgen import __version__
-from fedmedgen.reporting import audits, sections, tables, words, worth
+from fedmedgen.reporting import audits, claims, sections, tables, words, worth
 from fedmedgen.reporting.record import Record, read
 from fedmedgen.reporting.style import CSS
 from fedmedgen.reporting.template import TEMPLATE
@@ -45,7 +45,7 @@ def content(record: Record) -> dict[str, Any]:
         "note": NOT_PUBLIC if record.result.get("simulation") and not record.shows_sites else "",
         "verdict": words.verdict(record),
         "meanings": words.MEANINGS,
-        "claim": words.claim(record),
+        "claim": claims.claim(record),
         "tiles": sections.tiles(record),
         "sites": sections.sites(record),
         "classification": worth.classification(record),

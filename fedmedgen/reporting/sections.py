@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedmedgen.reporting import figures, grids, tables, words
+from fedmedgen.reporting import claims, figures, grids, tables, words
 from fedmedgen.reporting.figures import Panel
 from fedmedgen.reporting.record import Record
 from fedmedgen.reporting.tables import NONE, measured, number
@@ -32,7 +32,7 @@ def _tile(value: str, said: str) -> dict[str, str]:
 
 
 def _privacy_tile(record: Record) -> dict[str, str]:
-    if not words.private(record):
+    if not claims.private(record):
         return _tile("no privacy", "plain updates were sent; there is no epsilon")
     privacy = record.part("privacy")
     unit = privacy.get("unit", "patient")
@@ -88,7 +88,7 @@ def sites(record: Record) -> dict[str, Any]:
 def training(record: Record) -> dict[str, Any]:
     """Epsilon and loss over rounds, and the sites that were lost."""
     found = _epsilon_plot(record) + (_loss_plots(record) if record.shows_sites else [])
-    notes = [] if words.private(record) else ["No epsilon is drawn: this run had no privacy."]
+    notes = [] if claims.private(record) else ["No epsilon is drawn: this run had no privacy."]
     if not record.shows_sites:
         notes.append("Loss and data of the sites are not drawn: that is done in simulations on public data only.")
     lost = record.result.get("lost_sites") or {}

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedmedgen.privacy.accountant import risk_words
 from fedmedgen.reporting.record import Record
-from fedmedgen.reporting.tables import measured, number
+from fedmedgen.reporting.tables import measured
 
 FINISHED = ("done", "finished", "complete", "completed", "ok")
 SAME = 0.01  # differences below this mean nothing
@@ -60,68 +59,6 @@ def rare(task: Mapping[str, Any]) -> str:
     )
 
 
-def private(record: Record) -> bool:
-    """Whether the run made a privacy claim."""
-    privacy = record.part("privacy")
-    return record.settings.private and privacy.get("mode") != "none" and privacy.get("epsilon") is not None
-
-
-def claim(record: Record) -> list[tuple[str, str]]:
-    """The privacy claim as pairs of what and its words."""
-    if not private(record):
-        return [
-            ("Privacy", "No privacy. The sites sent plain updates, which may reveal patients. There is no epsilon."),
-            ("Use", "For comparison, on public data only. Never release this generator or this synthetic set."),
-        ]
-    privacy = record.part("privacy")
-    unit, delta = str(privacy.get("unit", "patient")), float(privacy.get("delta", record.settings.privacy.delta))
-    epsilon = float(privacy["epsilon"])
-    return [
-        ("Promise", f"All a site sends in this run is ({number(epsilon)}, {number(delta)})-differentially private."),
-        ("In words", _sentence(risk_words(epsilon, delta))),
-        ("Unit", _unit_words(unit)),
-        ("Neighbours", f"Add/remove one {unit}: the bound compares the site's data with and without that {unit}."),
-        ("Delta", f"{number(delta)}, the chance that the bound doesn't hold."),
-        *_mechanism(privacy, unit),
-        ("Trusted", "A site trusts itself alone. The server and all other sites may work together against it."),
-        ("Several sites", f"For a {unit} that several sites hold, their epsilons add up."),
-        ("Not covered", "How long a site computes and how much memory it takes; settings that somebody chose by "
-         f"looking at the same patients{_public_people(record)}."),
-    ]  # fmt: skip
-
-
-def _public_people(record: Record) -> str:
-    settings = record.settings
-    if settings.statistics.share and settings.prior.residual and settings.prior.roots:
-        return "; the people in the public radiographs, parts of which are in what is drawn"
-    return ""
-
-
-def _mechanism(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
-    first, times = privacy.get("statistics_noise_multiplier"), int(privacy.get("statistics_rounds") or 1)
-    sums = "one sum" if times == 1 else f"{times} sums, one after the other,"
-    said = f"First, {sums} of each {unit}'s statistics, clipped to length 1, leaves with Gaussian noise of "
-    said = said if times == 1 else said.replace("leaves", "leave")
-    release = [("Statistics", f"{said}{number(first)}, added at the site.")] if first else []
-    accountant = str(privacy.get("accountant") or "PLD (privacy loss distributions)")
-    return [
-        *release,
-        *_rounds(privacy, unit),
-        ("Accountant", f"{accountant}, composed over all stages of the run."),
-    ]
-
-
-def _rounds(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
-    if privacy.get("noise_multiplier") is None:
-        return []
-    rate, clip, noise = (_values(privacy.get(name)) for name in ("sample_rate", "clip_norm", "noise_multiplier"))
-    return [
-        ("Sampling", f"Poisson: in each step each {unit} takes part with probability {rate}, by a coin of its own."),
-        ("Noise", f"Each {unit}'s gradient is clipped to length {clip}; Gaussian noise of {noise} times that length is "
-         "added at the site to their sum."),
-    ]  # fmt: skip
-
-
 def verdict(record: Record) -> str:
     """One or two sentences: did it work, and how well."""
     if record.result.get("status") not in FINISHED:
@@ -147,22 +84,6 @@ def task_verdict(task: Mapping[str, Any], name: str) -> str:
             f"{text}, and from phantoms alone {prior['mean']:.3f}: the sites' data added nothing that this test sees."
         )
     return f"{text}, and from phantoms alone {prior['mean']:.3f}." if prior else f"{text}."
-
-
-def _unit_words(unit: str) -> str:
-    if unit == "patient":
-        return "A patient: all images of one person at one site are protected together."
-    return "An image: patient ids were missing, so a person with several images is protected less than the number says."
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def _values(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{number(item)} ({name})" for name, item in value.items())
-    return number(value)
 
 
 SIDES = ("synthetic", "real")

@@ -15,6 +15,7 @@ from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError, SettingsError
 from fedmedgen.federation import records
 from fedmedgen.privacy.ledger import spending_in
+from fedmedgen.reporting.report import write_report
 from simulations.in_process import InProcessGrid
 
 Quick = Callable[..., Path]
@@ -60,6 +61,11 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
     assert "the server and 1 of them may collude" in sheet["trusted"]
     assert sheet["epsilon if all others collude"] == pytest.approx(claims["secure_sum"]["epsilon_alone"], abs=1e-4)
     assert "Skellam" in sheet["mechanism"]
+    page = write_report(run).read_text()
+    assert "4 sites share one noise. The server and one of the other sites may work together against a site" in page
+    assert "trusts itself alone" not in page
+    assert "leaves with Skellam noise" in page
+    assert "all sites together add Skellam noise" in page
     kinds = {asked.metadata.message_type for asked, _ in wire}
     assert kinds == {"query", *map(records.of_phase, records.PHASES)}
     for asked, said in wire:
