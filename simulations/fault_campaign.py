@@ -25,7 +25,7 @@ from simulations.campaigns.deployment import Deployment
 from simulations.ledger_campaign import commit
 
 FAULTS_A_STUDY = 5
-ROUNDS = 2 * FAULTS_A_STUDY + 2  # a cheat takes two
+ROUNDS = 3 * FAULTS_A_STUDY  # a cheat takes three
 LONGEST_DELAY = 15.0  # seconds after a round has begun
 HANG_SECONDS = 1800.0
 WRONGS = tuple(accounts.HOW)

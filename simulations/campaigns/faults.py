@@ -127,10 +127,12 @@ def another_bundle(at: Scene) -> str:
 
 def _cheating(how: str) -> Fault:
     def fault(at: Scene) -> str:
+        if at.deployment.running[ROGUE].poll() is not None:  # a cheat is kept by no `join`
+            at.deployment.start(ROGUE)
         at.deployment.twist(ROGUE).write_text(how)
-        begun = at.deployment.rounds(at.study)
+        begun = at.deployment.rounds(at.study) + 1  # of this round its honest reply may have gone
         try:
-            wait_for(lambda: at.deployment.rounds(at.study) > begun + 1, 400, "a round of a cheat")
+            wait_for(lambda: bool(_said_of(at.deployment, at.study, ROGUE, begun)), 600, "a round of a cheat")
         finally:
             at.deployment.twist(ROGUE).write_text("")
         return f"{ROGUE}: {', '.join(sorted(_said_of(at.deployment, at.study, ROGUE, begun)))}"
