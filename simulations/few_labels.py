@@ -2,7 +2,7 @@
 
 python -m simulations.few_labels --out docs/results
 
-`--task` names another one: lungs-montgomery, lungs-both, lungs-128, caries, caries-tiles (after `python -m
+`--task` names another one: lungs-montgomery, lungs-both, lungs-128, caries, caries-64, caries-tiles (after `python -m
 simulations.tiles`). Rows whose network isn't pre-trained yet (`--pretrain NAME …`) wait; cells that stand in the CSV
 aren't computed again. Several processes may share the work: each takes cells that nobody has taken. A killed one
 leaves its mark in RUNS/few-labels-taken, to be removed by hand.
