@@ -20,6 +20,7 @@ HONEST, ROGUE, SMALL_DISK = ("north", "south"), "west", "south"
 SITES = (*HONEST, ROGUE)
 STOPPED_SECONDS = 60.0
 ALONE_SECONDS = 30.0
+ATTEMPT_SECONDS = 20.0
 DISK_MB = 64
 
 
@@ -125,10 +126,23 @@ def another_bundle(at: Scene) -> str:
     return "refused at the sites"
 
 
+def _bring_back(deployment: Deployment, rogue: str) -> None:
+    """Start a cheat's program again until the server sees it: no `join` keeps it, and Flower gives up for good."""
+
+    def online() -> bool:
+        if deployment.health("server").get("sites", {}).get(rogue) == "online":
+            return True
+        deployment.kill(rogue)
+        deployment.start(rogue)
+        time.sleep(ATTEMPT_SECONDS)
+        return False
+
+    wait_for(online, 400, f"{rogue} online")
+
+
 def _cheating(how: str) -> Fault:
     def fault(at: Scene) -> str:
-        if at.deployment.running[ROGUE].poll() is not None:  # a cheat is kept by no `join`
-            at.deployment.start(ROGUE)
+        _bring_back(at.deployment, ROGUE)
         at.deployment.twist(ROGUE).write_text(how)
         begun = at.deployment.rounds(at.study) + 1  # of this round its honest reply may have gone
         try:
