@@ -11,7 +11,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -36,16 +35,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def campaign(studies: int, seed: int, out: Path, console: Console, *, at_once: int = 1) -> list[Row]:
+def campaign(studies: int, seed: int, out: Path, console: Console) -> list[Row]:
     """The rows of all faults; studies that OUT's table holds for this seed are not run again."""
     table = out / "faults.csv"
     rows = _known(table, seed)
     done = {int(row["study"]) for row in rows}
-    left = [number for number in range(studies) if number not in done]
-    with ThreadPoolExecutor(at_once) as pool:  # the work is that of the programs it starts
-        for study in as_completed([pool.submit(one_study, number, seed, console) for number in left]):
-            rows += study.result()
-            rows.sort(key=lambda row: (int(row["study"]), int(row["fault"])))
+    for number in range(studies):
+        if number not in done:
+            fresh = one_study(number, seed, console)
+            rows += fresh
             write_rows(table, rows)
     return rows
 
@@ -175,13 +173,11 @@ def page(rows: Sequence[Row], command: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=9)
-    parser.add_argument("--at-once", type=int, default=1, help="deployments side by side: a study fills two cores")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
-    rows = campaign(given.studies, given.seed, given.out, Console(stderr=True), at_once=given.at_once)
+    rows = campaign(given.studies, given.seed, given.out, Console(stderr=True))
     command = f"python -m simulations.fault_campaign --studies {given.studies} --seed {given.seed}"
-    command += f" --at-once {given.at_once}" * (given.at_once > 1)
     (given.out / "faults.md").write_text("\n".join(page(rows, command)) + "\n")
 
 

@@ -17,10 +17,9 @@ from PIL import Image
 from fedmedgen.errors import RunError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WIDTH, HEIGHTS = 1100, (6000, 16000, 48000)  # the next where a page fills one
+WIDTH, HEIGHT = 1100, 6000
 SECONDS = 120
-MARGIN = 30  # pixels below the last line
-FEWEST = 5000  # pixels unlike the ground, below which nothing was drawn
+BLANK = 0.001  # share of pixels that differ from the ground, below which nothing was drawn
 
 
 def screenshot(page: Path, out: Path, *, width: int = WIDTH) -> Path:
@@ -33,29 +32,18 @@ def screenshot(page: Path, out: Path, *, width: int = WIDTH) -> Path:
         raise RunError(f"expected one of {', '.join(BROWSERS)} to look at a page with; install one")
     if not page.is_file():
         raise RunError(f"expected a page at {page}; there is none")
-    for height in HEIGHTS:
-        last = _drawn(browser, page, out, width, height)
-        if last < height - MARGIN:
-            picture = Image.open(out).convert("RGB")
-            picture.crop((0, 0, picture.width, last + MARGIN)).save(out)
-            return out
-    raise RunError(f"{page} is longer than {HEIGHTS[-1]} pixels: its picture would be cut")
-
-
-def _drawn(browser: str, page: Path, out: Path, width: int, height: int) -> int:
-    """Draw the page's first `height` pixels; the last row with something on it.
-
-    **Raises** `RunError` if there is nothing on any.
-    """
     with tempfile.TemporaryDirectory() as profile:
         words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-        words += [f"--screenshot={out.resolve()}", f"--window-size={width},{height}", page.resolve().as_uri()]
+        words += [f"--screenshot={out.resolve()}", f"--window-size={width},{HEIGHT}", page.resolve().as_uri()]
         subprocess.run(words, check=True, capture_output=True, timeout=SECONDS)
-    levels = np.asarray(Image.open(out).convert("RGB"), np.int16)
+    picture = Image.open(out).convert("RGB")
+    levels = np.asarray(picture, np.int16)
     drawn = (np.abs(levels - levels[-1, 0]).max(axis=2) > 8)[:, : width - 20]
-    if drawn.sum() < FEWEST:
+    if drawn.mean() < BLANK:
         raise RunError(f"{page} shows nothing in a browser")
-    return int(np.flatnonzero(drawn.any(axis=1)).max())
+    last = int(np.flatnonzero(drawn.any(axis=1)).max())
+    picture.crop((0, 0, picture.width, min(picture.height, last + 30))).save(out)
+    return out
 
 
 def main(words: Sequence[str] | None = None) -> int:

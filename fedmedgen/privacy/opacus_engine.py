@@ -31,7 +31,8 @@ class OpacusEngine:
     Rows of whole patients are taken together up to `max_rows`: memory grows with that many copies of the parameters.
     Every batch is filled up to exactly `max_rows` rows, since kernels round differently by the size of a batch: a
     patient who comes would move the rounding of all who share hers. One with more rows is a batch alone. Where the
-    place in a batch matters too, as in layers whose width isn't a multiple of four, the self-check refuses the model.
+    place in a batch matters too, as in layers whose width isn't a multiple of four and, by processor, on images of odd
+    sizes, the self-check refuses the model.
     """
 
     def __init__(self, model: nn.Module, loss: LossPerRow, max_rows: int = 64, *, precision: str = "fp32") -> None:
