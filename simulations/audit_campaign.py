@@ -8,7 +8,9 @@ is a row of CSV, and what is there is skipped.
 
 import argparse
 import contextlib
+import datetime
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -180,12 +182,15 @@ def run(out: Path, seeds: int = SEEDS) -> Table:
     cells = [Cell(*words) for words in product(AUDITED, FAULTS, range(seeds))]
     left = [cell for cell in cells if (cell.audited, cell.fault, str(cell.seed)) not in done]
     for cell in track(left, "audits", console=Console(stderr=True)):
+        began = time.perf_counter()
         found = audited(cell)
         table.append(
             {
                 "grid": "audit-campaign", "cell": cell.audited, "overrides": cell.fault, "seed": cell.seed,
-                "status": "completed", "commit": code_commit(), "machine": machine(), "epsilon": CLAIM,
-                "delta": DELTA, "bound": found.epsilon, "guesses": found.guesses, "correct": found.correct,
+                "status": "completed", "date": datetime.date.today().isoformat(),
+                "commit": code_commit(), "machine": machine(), "epsilon": CLAIM, "delta": DELTA, "unit": "patient",
+                "sites": 1, "seconds": round(time.perf_counter() - began, 1), "bound": found.epsilon,
+                "guesses": found.guesses, "correct": found.correct,
             }
         )  # fmt: skip
     (out / "audit-campaign.md").write_text("\n".join(page(table)) + "\n")
@@ -196,7 +201,8 @@ def page(table: Table) -> Iterator[str]:
     """The table as people read it."""
     highest = ceiling(CANARIES, confidence=CONFIDENCE, delta=DELTA)
     yield from ("# Do the audits catch what they are for?", "", f"`{COMMAND}`", "")
-    yield f"- commit {', '.join(sorted({row['commit'] for row in table.rows}))}, {machine()}"
+    days = sorted({row["date"] for row in table.rows})
+    yield f"- {', '.join(days)}, commit {', '.join(sorted({row['commit'] for row in table.rows}))}, {machine()}"
     yield f"- {CANARIES} canaries among {PATIENTS} patients, claim epsilon {CLAIM:g}, delta {DELTA:g}; a lower bound at"
     yield f"  {CONFIDENCE:.1%} confidence from one run; it can't exceed {highest:.2f}, every guess right"
     yield "- the mechanisms are the product's own functions; a fault is planted in them and taken out again"
