@@ -17,7 +17,8 @@ from PIL import Image
 from fedmedgen.errors import RunError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WIDTH, HEIGHT = 1100, 6000
+WIDTH, HEIGHTS = 1100, (6000, 12000, 24000)
+MARGIN = 30  # pixels
 SECONDS = 120
 BLANK = 0.001  # share of pixels that differ from the ground, below which nothing was drawn
 
@@ -25,25 +26,33 @@ BLANK = 0.001  # share of pixels that differ from the ground, below which nothin
 def screenshot(page: Path, out: Path, *, width: int = WIDTH) -> Path:
     """Draw the page with headless Chromium and cut the empty end off.
 
-    **Raises** `RunError` if there is no browser, no page, or nothing on it.
+    **Raises** `RunError` if there is no browser, no page, nothing on it, or more than fits.
     """
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         raise RunError(f"expected one of {', '.join(BROWSERS)} to look at a page with; install one")
     if not page.is_file():
         raise RunError(f"expected a page at {page}; there is none")
+    for height in HEIGHTS:
+        picture = _drawn(browser, page, out, width, height)
+        levels = np.asarray(picture, np.int16)
+        drawn = (np.abs(levels - levels[-1, 0]).max(axis=2) > 8)[:, : width - 20]
+        if drawn.mean() < BLANK:
+            raise RunError(f"{page} shows nothing in a browser")
+        last = int(np.flatnonzero(drawn.any(axis=1)).max())
+        if last + MARGIN < picture.height:
+            picture.crop((0, 0, picture.width, last + MARGIN)).save(out)
+            return out
+    out.unlink()
+    raise RunError(f"expected a page of at most {HEIGHTS[-1]} pixels; {page} is taller at a width of {width}; try more")
+
+
+def _drawn(browser: str, page: Path, out: Path, width: int, height: int) -> Image.Image:
     with tempfile.TemporaryDirectory() as profile:
         words = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-        words += [f"--screenshot={out.resolve()}", f"--window-size={width},{HEIGHT}", page.resolve().as_uri()]
+        words += [f"--screenshot={out.resolve()}", f"--window-size={width},{height}", page.resolve().as_uri()]
         subprocess.run(words, check=True, capture_output=True, timeout=SECONDS)
-    picture = Image.open(out).convert("RGB")
-    levels = np.asarray(picture, np.int16)
-    drawn = (np.abs(levels - levels[-1, 0]).max(axis=2) > 8)[:, : width - 20]
-    if drawn.mean() < BLANK:
-        raise RunError(f"{page} shows nothing in a browser")
-    last = int(np.flatnonzero(drawn.any(axis=1)).max())
-    picture.crop((0, 0, picture.width, min(picture.height, last + 30))).save(out)
-    return out
+    return Image.open(out).convert("RGB")
 
 
 def main(words: Sequence[str] | None = None) -> int:
