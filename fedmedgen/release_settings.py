@@ -16,6 +16,7 @@ class StatisticsSettings:
     dimension: int = 0  # coefficients of an image; 0: by rule, from the noise and public counts alone
     features: int = 512  # random Fourier features of the kernel mean
     shrink: float = 0.5  # of a class's covariance towards the pooled one
+    mask_slope: float = 0.0  # pixels beside a mask's edge over which it is released as a slope; 0: as a step
     rounds: int = 1  # each after the first asks about features that networks learned from samples of those before
     networks: int = 2  # that learn features
     network_steps: int = 700  # of their training, at the server
@@ -27,6 +28,7 @@ class StatisticsSettings:
         even = self.features >= 2 and self.features % 2 == 0
         require(even, "statistics.features", self.features, "an even number of at least 2")
         require(0 <= self.shrink <= 1, "statistics.shrink", self.shrink, "from 0 to 1")
+        require(0 <= self.mask_slope <= 1024, "statistics.mask_slope", self.mask_slope, "from 0 to 1024 pixels")
         require(1 <= self.rounds <= 4, "statistics.rounds", self.rounds, "from 1 to 4")
         require(1 <= self.networks <= 8, "statistics.networks", self.networks, "from 1 to 8")
         require(1 <= self.candidates <= 64, "statistics.candidates", self.candidates, "from 1 to 64")

@@ -26,10 +26,10 @@ def public_images(settings: Settings, private: CaseSet | None = None) -> Tensor:
     return as_images(settings, public_cases(settings, private))
 
 
-def as_images(settings: Settings, cases: Sequence[Case]) -> Tensor:
+def as_images(settings: Settings, cases: Sequence[Case], *, slope: float = 0.0) -> Tensor:
     """Public cases as the generator sees images, ``[B, C, H, W]``; B is 0 where there are none."""
     masks = masks_of(settings)
-    return encode(cases, masks) if cases else torch.zeros(0, max(1, len(masks)), *settings.data.size)
+    return encode(cases, masks, slope=slope) if cases else torch.zeros(0, max(1, len(masks)), *settings.data.size)
 
 
 def public_cases(settings: Settings, private: CaseSet | None = None) -> list[Case]:

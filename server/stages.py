@@ -221,7 +221,7 @@ def _cheap(grid: Grid, study: Study, rounds: Rounds, cases: Sequence[Case]) -> M
     settings = study.settings
     if not settings.statistics.share:
         return None
-    public = as_images(settings, cases)
+    public = as_images(settings, cases, slope=settings.statistics.mask_slope)
     with study.timed(plan.STATISTICS):
         released = release(grid, rounds, public)
         torch.set_num_threads(settings.runtime.server_threads)

@@ -45,8 +45,9 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({**result, "run_folder": str(folder)}) + "\n")
         return 0
     lost = "".join(f"\nlost on the way: {site}: {why}" for site, why in result["lost_sites"].items())
+    rounds = "1 round" if result["rounds"] == 1 else f"{result['rounds']} rounds"
     sys.stdout.write(
-        f"{result['study']}: {result['rounds']} rounds with {len(result['sites'])} sites in {result['seconds']:.0f} s"
+        f"{result['study']}: {rounds} with {len(result['sites'])} sites in {result['seconds']:.0f} s"
         f"{lost}\nreport: {folder / 'report.html'}\n"
     )
     return 0

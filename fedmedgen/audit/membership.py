@@ -38,9 +38,10 @@ Parts = list[tuple[Tensor, Tensor]]
 Attack = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
 
 
-def attacks(generator: Generator, cases: CaseSet, *, seed: int = 0) -> dict[str, Scores]:
-    """The scores ``[N]`` of each attack that fits the generator's family."""
-    x = encode(cases.cases, generator.config.mask_classes)
+def attacks(generator: Generator, cases: CaseSet, *, seed: int = 0, mask_slope: float = 0.0) -> dict[str, Scores]:
+    """The scores ``[N]`` of each attack that fits the generator's family; `mask_slope` as its statistics had it."""
+    slope = mask_slope if isinstance(generator, MomentsGenerator) else 0.0
+    x = encode(cases.cases, generator.config.mask_classes, slope=slope)
     labels = torch.tensor([generator.num_classes if case.label is None else case.label for case in cases])
     if isinstance(generator, MomentsGenerator):
         return {"likelihood": likelihood(generator, x, labels)}

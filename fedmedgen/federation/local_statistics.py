@@ -4,7 +4,8 @@ The first round asks about coefficients in a public basis, each later one about 
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -92,10 +93,10 @@ def vectors_of(asked: LocalRound, arrays: Arrays, cases: CaseSet) -> Iterator[Te
     coefficients = _asked_about(asked, arrays)
     layout = layout_of(asked.settings, dimension_of(arrays, asked.round), asked.round)
     frequencies = torch.from_numpy(arrays[FREQUENCIES].copy()) if FREQUENCIES in arrays else None
-    masks = masks_of(asked.settings)
+    encoded = partial(encode, mask_classes=masks_of(asked.settings), slope=asked.settings.statistics.mask_slope)
     for patient in patients_of(asked.stage.name, cases):
         oversize = OVERSIZE if asked.mechanism is not None and is_crafted(patient) else 1.0
-        yield oversize * _vector(patient, masks, coefficients, layout, frequencies)
+        yield oversize * _vector(patient, encoded, coefficients, layout, frequencies)
 
 
 def _asked_about(asked: LocalRound, arrays: Arrays) -> Coefficients:
@@ -113,7 +114,7 @@ def _sizes(settings: Settings) -> dict[str, int]:
 @torch.no_grad()
 def _vector(
     patient: tuple[Case, ...],
-    masks: tuple[str, ...],
+    encoded: Callable[[Sequence[Case]], Tensor],
     coefficients: Coefficients,
     layout: Layout,
     frequencies: Tensor | None,
@@ -121,7 +122,7 @@ def _vector(
     """One patient's vector; zero, said in the site's own log alone, where her data can't be used."""
     try:
         labels = torch.tensor([-1 if case.label is None else case.label for case in patient])
-        images, _ = standardised(encode(patient, masks))
+        images, _ = standardised(encoded(patient))
         known = [coefficients(image[None]) for image in images]  # so that rounding doesn't depend on how many
         return statistics.patient_vector(torch.cat(known), labels, layout, frequencies)
     except Exception:

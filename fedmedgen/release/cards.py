@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from fedmedgen.reporting.tables import number
+from fedmedgen.reporting.words import one
 
 Content = Mapping[str, Any]
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -30,7 +31,7 @@ is in it.
 
 ## The promise
 
-Everything a site sent in the run is ({epsilon}, {delta})-differentially private for each {unit}: {risk}. For a {unit}
+Everything a site sent in the run is ({epsilon}, {delta})-differentially private for each {unit}: {risk}. For {one_unit}
 whose images lie at several sites epsilons add, to {epsilon_sum} at most. `certificate.html` says it for people,
 `certificate.json` for programs, and `certificate.sig` signs it. Check all three, and every file, by
 
@@ -80,8 +81,9 @@ read the images: a label says what was asked for, not what a radiologist would f
 **Are there errors, noise or redundancies?** Yes. The generator was trained with noise on purpose; of real images the
 set covers {coverage}, and see the certificate for how far networks trained on it get.
 
-**Does it hold confidential data, or data that identifies people?** No real image. What the set may tell about a {unit}
-whose data trained it is bounded: ({epsilon}, {delta})-differential privacy for each {unit} of each site; {risk}.
+**Does it hold confidential data, or data that identifies people?** No real image. What the set may tell about
+{one_unit} whose data trained it is bounded: ({epsilon}, {delta})-differential privacy for each {unit} of each site;
+{risk}.
 {public_people}
 
 ## Collection
@@ -163,6 +165,7 @@ def _facts(content: Content) -> dict[str, Any]:
         "declared": ", ".join(number(site["patients_declared"]) for site in sites.values()),
         "public": "They were simulated, on public data." if content["simulation"] and public else "",
         "unit": promise["unit"],
+        "one_unit": one(promise["unit"]),
         "epsilon": number(promise["epsilon"]),
         "epsilon_sum": number(promise["epsilon_sum"]),
         "delta": number(promise["delta"]),

@@ -7,6 +7,7 @@ from typing import Any
 from fedmedgen.privacy.accountant import risk_words, worst_true_positive_rate
 from fedmedgen.release.evidence import Evidence, group
 from fedmedgen.reporting.tables import number
+from fedmedgen.reporting.words import one
 
 Row = dict[str, Any]
 
@@ -37,11 +38,11 @@ def privacy_numbers(promise: Mapping[str, Any], audits: Mapping[str, Mapping[str
         _row("ε, any one site", promise["epsilon"], "",
              f"How much one {unit} can change what leaves a site: 0 is nothing at all, 1 is strong, 10 is weak."),
         _row("ε, all sites together", promise["epsilon_sum"], "",
-             f"What it comes to for a {unit} whose images lie at every one of the sites."),
+             f"What it comes to for {one(unit)} whose images lie at every one of the sites."),
         _row("δ", promise["delta"], "", "The small chance that the promise above fails."),
         _row("attacker's success", f"{worst:.1%}", "",
-             f"The most that anybody can do: how often he finds a {unit} who took part, if of a hundred who did not "
-             "he may accuse one. Guessing blindly finds 1 %."),
+             f"The most that anybody can do: how often he finds {one(unit)} that took part, if of a hundred that did "
+             "not he may accuse one. Guessing blindly finds 1 %."),
         *_attacks(audits, gate, promise["epsilon"]),
     ]  # fmt: skip
 

@@ -83,8 +83,8 @@ def _officer(content: Content) -> Pairs:
         ("What is promised?", f"({number(promise['epsilon'])}, {number(promise['delta'])})-differential privacy: "
          f"whether one {unit} of a site takes part or not changes what the site sends so little that "
          f"{promise['words']}. Epsilon was computed anew from each site's ledger for this certificate."),
-        ("For whom?", f"{_unit_words(unit)} A {unit} with images at several sites has the sum of their epsilons, "
-         f"{number(promise['epsilon_sum'])} if at all."),
+        ("For whom?", f"{_unit_words(unit)} {words.one(unit).capitalize()} with images at several sites has the sum of "
+         f"their epsilons, {number(promise['epsilon_sum'])} if at all."),
         ("Whom must one trust?", "One's own site alone. The promise holds even if the server and all other sites work "
          "together against it."),
         ("Was it attacked?", _attacked(content)),

@@ -6,6 +6,7 @@ from typing import Any
 from fedmedgen.privacy.accountant import risk_words
 from fedmedgen.reporting.record import Record
 from fedmedgen.reporting.tables import number
+from fedmedgen.reporting.words import one
 
 
 def private(record: Record) -> bool:
@@ -41,7 +42,7 @@ def claim(record: Record) -> list[tuple[str, str]]:
 def _alone(unit: str) -> list[tuple[str, str]]:
     return [
         ("Trusted", "A site trusts itself alone. The server and all other sites may work together against it."),
-        ("Several sites", f"For a {unit} that several sites hold, their epsilons add up."),
+        ("Several sites", f"For {one(unit)} that several sites hold, their epsilons add up."),
     ]
 
 
@@ -52,7 +53,8 @@ def _shared(sums: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
     return [
         ("Trusted", f"{sums['sites']} sites share one noise. The server and {others} may work together against a site; "
          f"if all the others do, only epsilon {alone} holds."),
-        ("Several sites", f"A {unit} that several sites hold is protected less; how much less isn't reckoned here."),
+        ("Several sites", f"{one(unit).capitalize()} that several sites hold is protected less; how much less "
+         "isn't reckoned here."),
     ]  # fmt: skip
 
 

@@ -82,6 +82,7 @@ class Bars:
     rows: tuple[str, ...]
     parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     decimals: int = 0
+    totals: tuple[str, ...] = ()  # what is written behind each row, where that isn't its length
 
 
 def lines(panel: Panel) -> Markup:
@@ -98,6 +99,9 @@ def lines(panel: Panel) -> Markup:
         if panel.from_zero:
             axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        places = {place for line in panel.lines for place in line.x}
+        if len(places) == 1:
+            axes.set_xlim(min(places) - 1, max(places) + 1)
         _name_axes(axes, panel.x_label, panel.y_label)
         if named:
             _legend(figure, axes)
@@ -159,9 +163,10 @@ def bars(title: str, chart: Bars) -> Markup:
         for number, (name, lengths) in enumerate(chart.parts.items()):
             axes.barh(range(len(chart.rows)), lengths, 0.62, starts, color=PALETTE[number % len(PALETTE)], label=name)
             starts = [start + length for start, length in zip(starts, lengths, strict=True)]
-        for place, total in enumerate(starts):
+        written = chart.totals or [f"{total:,.{chart.decimals}f}" for total in starts]
+        for place, (total, text) in enumerate(zip(starts, written, strict=True)):
             axes.annotate(
-                f"{total:,.{chart.decimals}f}",
+                text,
                 (total, place),
                 (4, 0),
                 textcoords="offset points",

@@ -18,12 +18,14 @@ def tiles(record: Record) -> list[dict[str, str]]:
     """The few numbers that a reader should see first."""
     result = record.result
     lost = result.get("lost_sites") or {}
+    rounds = result.get("rounds", NONE)
+    turns = "1 round" if rounds == 1 else f"{rounds} rounds"
     traffic = tables.size((result.get("bytes_up") or 0) + (result.get("bytes_down") or 0))
     return [
         _privacy_tile(record),
         *_worth_tiles(record.metrics),
         _tile(str(len(record.part("sites"))), f"sites, {len(lost)} of them lost" if lost else "sites, none lost"),
-        _tile(tables.duration(result.get("seconds")), f"for {result.get('rounds', NONE)} rounds, {traffic} of traffic"),
+        _tile(tables.duration(result.get("seconds")), f"for {turns}, {traffic} of traffic"),
     ]
 
 

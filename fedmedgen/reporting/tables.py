@@ -71,6 +71,11 @@ def measured(task: Mapping[str, Any], row: str) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) and "skipped" not in found else None
 
 
+def first_measured(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first row of ROWS that was measured, which knows the classes; None if none was."""
+    return next((row for key, _ in ROWS if (row := measured(task, key))), None)
+
+
 def rows_of(task: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The rows of ROWS, the optional ones only where a study has them."""
     return [(key, title) for key, title in ROWS if key not in OPTIONAL or key in task]
@@ -94,7 +99,7 @@ def utility_rows(task: Mapping[str, Any], names: Sequence[str]) -> list[list[str
 
 def class_rows(task: Mapping[str, Any], name: str) -> list[list[str]]:
     """One line a class, one column a row of ROWS: recall or Dice for each class."""
-    first = measured(task, "trtr")
+    first = first_measured(task)
     if first is None or not isinstance(first.get(name), Mapping):
         return []
     rows = {key: measured(task, key) for key, _ in rows_of(task)}
@@ -118,7 +123,7 @@ def utility_dots(task: Mapping[str, Any], name: str) -> list[Dot]:
 
 def class_dots(task: Mapping[str, Any], name: str) -> tuple[list[str], dict[str, list[Dot | None]]]:
     """The classes, and for each measured row the value called `name` of each class."""
-    first = measured(task, "trtr")
+    first = first_measured(task)
     classes = list((first or {}).get(name) or {})
     series: dict[str, list[Dot | None]] = {}
     for key, title in rows_of(task):

@@ -47,6 +47,11 @@ MEANINGS = {
 }
 
 
+def one(noun: str) -> str:
+    """The noun with its article."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+
+
 def rare(task: Mapping[str, Any]) -> str:
     """What the synthetic set does for the class with the fewest cases."""
     found = task.get("rare") or {}

@@ -102,7 +102,7 @@ def _plain(value: Any, decimals: int = 3) -> str:
 
 def _task(task: Mapping[str, Any], names: tuple[str, ...], name: str) -> dict[str, Any]:
     title = name.capitalize()
-    if not task or "skipped" in task or not measured(task, "trtr"):
+    if not task or "skipped" in task or tables.first_measured(task) is None:
         return {"title": title, "skipped": str(task.get("skipped", "no real cases were at hand"))}
     reading = words.task_verdict(task, name) or "The synthetic set could not be measured; the table says why."
     return {
@@ -160,6 +160,6 @@ def _distances(measures: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> 
         x_label=f"{name.upper()} to real images (no unit, smaller is nearer)",
         rows=rows,
         parts={name: [max(0.0, float(row[name])) for _, row in measures]},
-        decimals=1 if name == "fd" else 4,
+        totals=tuple(number(row[name]) for _, row in measures),
     )
     return figures.bars(name.upper(), chart), f"{name.upper()} by EfficientNet-Lite0 features; the floor is on top."

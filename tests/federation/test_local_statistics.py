@@ -67,9 +67,10 @@ def sent(settings: Settings, arrays: Arrays, cases: CaseSet, noise: float | None
 def vectors(settings: Settings, arrays: Arrays, cases: CaseSet) -> list[Tensor]:
     """Each patient's vector, as the definition has it."""
     known, layout = basis.Basis.from_arrays(arrays), local_statistics.layout_of(settings, DIMENSION)
+    masks, slope = settings.data.mask_classes, settings.statistics.mask_slope
     return [
         patient_vector(
-            known.coefficients(basis.standardised(encode(group, settings.data.mask_classes))[0]),
+            known.coefficients(basis.standardised(encode(group, masks, slope=slope))[0]),
             torch.tensor([case.label for case in group]),
             layout,
         )
@@ -229,3 +230,13 @@ def test_crafted_images_enter_oversized_and_move_the_sum_by_the_clip(
     assert float((DECLARED * alone).norm()) == pytest.approx(1.0, abs=1e-4)
     assert seen[0] > 20
     assert float(sent(settings, arrays, cases.with_cases(one), noise=None).norm()) < 20  # nothing clips it there
+
+
+def test_masks_are_released_with_the_slope_that_the_study_asks(
+    settings: Settings, arrays: Arrays, cases: CaseSet
+) -> None:
+    sloped = replace(settings, statistics=replace(settings.statistics, mask_slope=4.0))
+    found, plain = (sent(asks, arrays, cases, noise=None) for asks in (sloped, settings))
+    each = vectors(sloped, arrays, cases)
+    torch.testing.assert_close(found, torch.stack(each).mean(dim=0), atol=1e-6, rtol=0)
+    assert float((found - plain).abs().max()) > 1e-3

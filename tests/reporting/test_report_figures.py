@@ -1,5 +1,7 @@
 """Plots and tables, each against a small example."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,22 @@ def test_dots_of_skipped_rows_are_left_out() -> None:
     task = {"trtr": {"auc": {"mean": 0.9, "sd": 0.1}}, "tstr": {"skipped": "why"}}
     assert tables.utility_dots(task, "auc") == [Dot(name="Real data", mean=0.9, sd=0.1, colour=2)]
     assert tables.utility_rows(task, ["auc"])[2] == ["Synthetic set (TSTR)", "–", "why"]
+
+
+def test_a_single_point_stands_on_a_whole_number() -> None:
+    panel = Panel(title="t", x_label="round", y_label="y", lines=(Line(name="a", x=(1.0,), y=(2.0,)),))
+    ticks = re.findall(r">(\d+(?:\.\d+)?)</text>", str(figures.lines(panel)))
+    assert "0.98" not in ticks
+    assert "1" in ticks
+
+
+def test_a_bar_may_say_another_number_than_its_length() -> None:
+    drawn = str(figures.bars("t", Bars(x_label="x", rows=("floor",), parts={"kid": [0.0]}, totals=("-1.31",))))
+    assert ">-1.31</text>" in drawn
+
+
+def test_the_classes_are_those_of_the_first_row_that_was_measured() -> None:
+    value = {"mean": 0.9, "sd": 0.1}
+    task = {"trtr": {"skipped": "not asked for"}, "tstr": {"recall": {"normal": value}}}
+    assert tables.class_dots(task, "recall")[0] == ["normal"]
+    assert tables.class_rows(task, "recall") == [["normal", "–", "–", "0.900 ± 0.100", "–"]]

@@ -62,3 +62,11 @@ def test_the_shapes_of_masks_are_said_of_either_side_and_drawn(make_run: MakeRun
 
 def test_without_masks_nothing_is_said_of_their_shapes(make_run: MakeRun) -> None:
     assert "Shapes of the masks" not in page_with(make_run(), {"mask_shapes": {"skipped": "no masks"}})
+
+
+def test_what_was_measured_is_shown_where_real_data_were_not_asked_for_beside_it(make_run: MakeRun) -> None:
+    skipped = {f"{task}.trtr": {"skipped": "not asked for"} for task in ("classification", "segmentation")}
+    page = page_with(make_run(), skipped)
+    assert "no real cases were at hand" not in page
+    assert "0.850 ± 0.010" in page
+    assert "not asked for" in page

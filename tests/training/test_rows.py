@@ -117,3 +117,29 @@ def test_segmentation_rows_leave_out_cases_without_a_mask_and_only_shade_the_ima
     assert members[2].mask is not None
     np.testing.assert_array_equal(rows["mask"][1].numpy(), members[2].mask)
     assert float((rows["image"][0] - torch.from_numpy(members[0].image)).abs().max()) <= 0.21
+
+
+def test_with_a_slope_a_mask_is_the_distance_to_its_edge_and_decodes_to_itself() -> None:
+    bar = np.zeros((8, 8), np.uint8)
+    bar[:, 3:] = 1
+    case = Case(np.zeros((1, 8, 8), np.float32), name="bar", patient="p", site="s", mask=bar)
+    channel = encode([case], MASKS[:2], slope=4)[0, 1]
+    assert channel[0].tolist() == [-0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875, 1.0]
+    for members in (cases(3), [case]):
+        _, masks = decode(encode(members, MASKS, slope=4), MASKS)
+        assert masks is not None
+        assert all((mask == own.mask).all() for mask, own in zip(masks, members, strict=True))
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_mask_without_an_edge_stays_a_plane(value: int) -> None:
+    case = Case(np.zeros((1, 8, 8), np.float32), name="c", patient="p", site="s", mask=np.full((8, 8), value, np.uint8))
+    assert (encode([case], MASKS[:2], slope=4)[0, 1] == 2 * value - 1).all()
+
+
+def test_an_average_of_slopes_has_one_edge_half_way_where_one_of_steps_is_undecided_between() -> None:
+    masks = [np.tile(np.arange(16, dtype=np.int64) >= start, (8, 1)).astype(np.uint8) for start in (4, 8)]
+    halves = [Case(np.zeros((1, 8, 16), np.float32), name="h", patient="p", site="s", mask=mask) for mask in masks]
+    steps, slopes = (encode(halves, MASKS[:2], slope=slope)[:, 1].mean(dim=0)[0] for slope in (0, 8))
+    assert (steps == 0).nonzero()[:, 0].tolist() == [4, 5, 6, 7]
+    assert (slopes > 0).nonzero()[:, 0].tolist() == list(range(6, 16))
