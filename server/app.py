@@ -9,6 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmedgen.composition import compose
+from fedmedgen.deployment.bound import end_with_parent
 from server.joining import known_nodes
 from server.run_store import RunStore
 from server.stages import run_study
@@ -21,6 +22,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that `overrides` in the run config composes in the folder `out`, or go on with the one there."""
     store = open_store(context.run_config)
+    if not store.settings.simulated:
+        end_with_parent()
     torch.set_num_threads(store.settings.runtime.server_threads)
     members = str(context.run_config.get("members", ""))
     run_study(grid, store, known_nodes(Path(members)) if members else None)

@@ -1,7 +1,8 @@
-"""Becomes another program, which ends when the process that started it does. Linux; elsewhere it just runs.
+"""Programs that end when the process that started them does.
 
-Run by its path before the program: `python -I -S bound.py PARENT PROGRAM [word ...]`. The kernel sends the signal when
-the thread that started the program is gone, so that thread must live as long as the program does.
+Run by its path before a program, this becomes that program: `python -I -S bound.py PARENT PROGRAM [word ...]`. The
+kernel sends the signal when the thread that started the program is gone, so that thread must live as long as the
+program does. Linux; elsewhere the program just runs.
 
 **Source** prctl(2), PR_SET_PDEATHSIG: it survives execve.
 """
@@ -10,9 +11,30 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 
 PR_SET_PDEATHSIG = 1
 NOT_THERE = 127
+ORPHANED = 75  # EX_TEMPFAIL
+LOOKS_SECONDS, GRACE_SECONDS = 0.5, 10.0
+
+
+def end_with_parent(grace: float = GRACE_SECONDS) -> None:
+    """End this process once the one that started it is gone, `grace` seconds after it was missed.
+
+    Flower's app processes watch for that, too, but from a thread that raises SIGINT: the signal wakes nobody, and a
+    main thread that waits for threads that try a dead server again and again never sees it.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOKS_SECONDS)
+        time.sleep(grace)
+        os._exit(ORPHANED)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def main(parent: int, words: list[str]) -> None:

@@ -6,6 +6,7 @@ Run by its path, never imported by the bundle's process as part of `fedmedgen`: 
 import datetime
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -84,12 +85,23 @@ def main(words: Sequence[str]) -> None:
     """Run the Flower program called `words[0]`, if it is the client's, with the check in place."""
     if words[0] != CLIENTAPP or INSTALLS in words:
         raise SystemExit(f"a site runs {CLIENTAPP} alone, and installs nothing for it; got {' '.join(words)}")
+    _beside("bound").end_with_parent()
     runtime = importlib.import_module("flwr.supernode.runtime.run_clientapp")
     command = importlib.import_module("flwr.supernode.cli.flwr_clientapp")
     with tempfile.TemporaryDirectory(prefix="fedmedgen-bundle-") as folder:
         guard(runtime, Path(os.environ[POLICY]), Path(folder))
         sys.argv = list(words)
         command.flwr_clientapp()
+
+
+def _beside(name: str) -> Any:
+    """A module of this folder, by its path."""
+    spec = importlib.util.spec_from_file_location(f"_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -123,6 +125,19 @@ def test_every_other_program_that_flower_may_start_for_a_bundle_is_refused(tmp_p
 def test_a_client_that_would_install_what_a_bundle_asks_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="installs nothing"):
         guard.main([guard.CLIENTAPP, "--token", "x", "--allow-runtime-dependency-installation"])
+
+
+def test_a_client_ends_with_what_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[str] = []
+    flower = SimpleNamespace(
+        install_from_fab=None, get_load_client_app_fn=None, Error=None,
+        flwr_clientapp=lambda: running.extend(thread.name for thread in threading.enumerate()),
+    )  # fmt: skip
+    monkeypatch.setenv(guard.POLICY, str(tmp_path / "policy.yaml"))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(guard.importlib, "import_module", lambda _: flower)
+    guard.main([guard.CLIENTAPP])
+    assert "end-with-parent" in running
 
 
 @pytest.mark.parametrize(

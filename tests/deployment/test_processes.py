@@ -144,3 +144,27 @@ def test_waiting_ends_with_its_time() -> None:
     start = time.monotonic()
     assert not until(lambda: False, seconds=0.5)
     assert time.monotonic() - start < 5
+
+
+WAITS = """
+import os, subprocess, sys
+child = "import threading\\n{first}\\nfrom flwr.supercore.app_utils import start_parent_process_monitor\\n"
+child += "start_parent_process_monitor({{parent}})\\nprint('up', flush=True)\\nthreading.Event().wait()"
+subprocess.run([sys.executable, "-c", child.format(parent=os.getpid())])
+"""
+ENDS = "from fedmedgen.deployment.bound import end_with_parent; end_with_parent(0.5)"
+
+
+@pytest.mark.parametrize(("first", "ends"), [(ENDS, True), ("", False)], ids=["ours", "flower's own alone"])
+def test_an_app_process_that_waits_for_its_threads_ends_with_what_started_it(first: str, ends: bool) -> None:
+    """Flower's own watch raises SIGINT where a main thread that waits misses it; once that is mended, ours can go."""
+    words = [sys.executable, "-c", WAITS.format(first=first)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "up\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        gone, _ = psutil.wait_procs([child], timeout=10 if ends else 3)
+        if not ends:
+            child.kill()
+    assert bool(gone) == ends
