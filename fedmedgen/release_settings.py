@@ -17,6 +17,7 @@ class StatisticsSettings:
     features: int = 512  # random Fourier features of the kernel mean
     shrink: float = 0.5  # of a class's covariance towards the pooled one
     mask_slope: float = 0.0  # pixels beside a mask's edge over which it is released as a slope; 0: as a step
+    mask_weight: float = 1.0  # of mask channels beside the image: the more, the more of the release is of shapes
     rounds: int = 1  # each after the first asks about features that networks learned from samples of those before
     networks: int = 2  # that learn features
     network_steps: int = 700  # of their training, at the server
@@ -29,6 +30,7 @@ class StatisticsSettings:
         require(even, "statistics.features", self.features, "an even number of at least 2")
         require(0 <= self.shrink <= 1, "statistics.shrink", self.shrink, "from 0 to 1")
         require(0 <= self.mask_slope <= 1024, "statistics.mask_slope", self.mask_slope, "from 0 to 1024 pixels")
+        require(0 < self.mask_weight <= 100, "statistics.mask_weight", self.mask_weight, "above 0, at most 100")
         require(1 <= self.rounds <= 4, "statistics.rounds", self.rounds, "from 1 to 4")
         require(1 <= self.networks <= 8, "statistics.networks", self.networks, "from 1 to 8")
         require(1 <= self.candidates <= 64, "statistics.candidates", self.candidates, "from 1 to 64")
@@ -42,11 +44,14 @@ class PriorSettings:
     roots: tuple[str, ...] = ()  # folders or npz of public radiographs of other sites, read by the server alone
     phantoms: int = 1000  # phantoms beside them; 0: none
     steps: int = 0  # of training the generator on them at the server, before any round; 0: none
+    varied: bool = False  # in other positions, angles, sizes and exposures than they came in
     residual: bool = True  # what the basis doesn't span is taken from prior images
+    nearest: bool = False  # from the one nearest to what was drawn, masks and all; else from any, and no mask
 
     def __post_init__(self) -> None:
         require(self.phantoms >= 0, "prior.phantoms", self.phantoms, "at least 0")
         require(self.steps >= 0, "prior.steps", self.steps, "at least 0")
+        require(self.residual or not self.nearest, "prior.nearest", self.nearest, "false, or prior.residual=true")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.reporting.report import write_report as draw_report
 from fedmedgen.seeds import seed_of
+from fedmedgen.training.variation import varied_cases
 from server.rounds import Rounds
 from server.run_store import RunStore
 from server.tracking import write_events
@@ -156,6 +157,8 @@ def evaluate_set(
         classes=settings.evaluation.prior_labels or settings.data.classes,
         seed=seed_of(settings.seed, "prior"),
     )
+    if settings.prior.varied:
+        prior = prior.with_cases(varied_cases(prior.cases, seed_of(settings.seed, "prior varied")))
     metrics = evaluate(
         synthetic,
         parts,

@@ -16,6 +16,7 @@ from fedmedgen.federation.local_statistics import masks_of
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import DataSettings, Settings
 from fedmedgen.training.rows import encode
+from fedmedgen.training.variation import varied_cases
 
 SAME = 0.99  # the nearest of 5,856 children and 857 adults at 28x28 have 0.947
 logger = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ def public_images(settings: Settings, private: CaseSet | None = None) -> Tensor:
     return as_images(settings, public_cases(settings, private))
 
 
-def as_images(settings: Settings, cases: Sequence[Case], *, slope: float = 0.0) -> Tensor:
+def as_images(settings: Settings, cases: Sequence[Case]) -> Tensor:
     """Public cases as the generator sees images, ``[B, C, H, W]``; B is 0 where there are none."""
     masks = masks_of(settings)
-    return encode(cases, masks, slope=slope) if cases else torch.zeros(0, max(1, len(masks)), *settings.data.size)
+    return encode(cases, masks) if cases else torch.zeros(0, max(1, len(masks)), *settings.data.size)
 
 
 def public_cases(settings: Settings, private: CaseSet | None = None) -> list[Case]:
@@ -49,7 +50,7 @@ def public_cases(settings: Settings, private: CaseSet | None = None) -> list[Cas
         data = replace(settings.data, mask_classes=masks)
         seed = seed_of(settings.seed, "public")
         cases += phantoms.prior(settings.prior.phantoms, data=data, classes=settings.data.classes, seed=seed)
-    return cases
+    return varied_cases(cases, seed_of(settings.seed, "varied")) if settings.prior.varied else cases
 
 
 def _radiographs(root: str, settings: Settings, masks: tuple[str, ...]) -> list[Case]:

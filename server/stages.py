@@ -17,6 +17,7 @@ from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.data.partition import held
 from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, plan
+from fedmedgen.federation.local_statistics import as_released
 from fedmedgen.models.adapters import merge
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.generators import Generator
@@ -221,7 +222,7 @@ def _cheap(grid: Grid, study: Study, rounds: Rounds, cases: Sequence[Case]) -> M
     settings = study.settings
     if not settings.statistics.share:
         return None
-    public = as_images(settings, cases, slope=settings.statistics.mask_slope)
+    public = as_released(settings, cases)
     with study.timed(plan.STATISTICS):
         released = release(grid, rounds, public)
         torch.set_num_threads(settings.runtime.server_threads)

@@ -26,7 +26,7 @@ from fedmedgen.models import basis as bases
 from fedmedgen.models import refinement
 from fedmedgen.models.basis import Basis
 from fedmedgen.models.coefficient_sampler import classifier
-from fedmedgen.models.moments import MomentsGenerator, fit_network, from_moments, from_network
+from fedmedgen.models.moments import MomentsGenerator, Pool, fit_network, from_moments, from_network
 from fedmedgen.privacy import statistics
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
@@ -41,7 +41,7 @@ FILE = "statistics.safetensors"  # what was asked and what came of it: public fr
 LARGEST = 1_000_000  # numbers in the vector, where the dimension is chosen here
 MOST = 256  # coefficients, likewise
 MOST_EMBEDDED = 64  # whose kernel mean is released: phantoms do best with 16, digits with about 64
-RESIDUALS = 256
+RESIDUALS, NEAREST_OF = 256, 1000
 SAMPLES = 4000  # that networks learn their features from
 
 
@@ -144,8 +144,7 @@ def generator_of(settings: Settings, released: Arrays, public: Tensor) -> Moment
     basis = Basis.from_arrays(released)
     layout = layout_of(settings, basis.dimension)
     vector = torch.from_numpy(released[VECTOR].copy())
-    images, exposures = bases.standardised(_some(public)) if len(public) else (public, None)
-    residuals = _texture(basis, images) if settings.prior.residual and len(public) else None
+    pool = _pool(settings, basis, public)
     if settings.statistics.kind == "moments":
         moments = statistics.decode(vector, layout, shrink=settings.statistics.shrink)
         make = partial(from_moments, basis, moments)
@@ -156,14 +155,23 @@ def generator_of(settings: Settings, released: Arrays, public: Tensor) -> Moment
         network = fit_network(features.float(), embed, dimension=basis.dimension, seed=seed)
         make = partial(from_network, basis, network)
     classes, masks = settings.data.classes, masks_of(settings)
-    return make(classes=classes, mask_classes=masks, residuals=residuals, exposures=exposures)
+    return make(classes=classes, mask_classes=masks, pool=pool)
 
 
-def _texture(basis: Basis, images: Tensor) -> Tensor:
-    """What the basis doesn't span of public images; of masks nothing, which would be another chest's outline."""
+def _pool(settings: Settings, basis: Basis, public: Tensor) -> Pool:
+    """What images take from public ones: exposure, texture, and of the nearest its masks.
+
+    Of any other no mask is taken, not even what the basis doesn't span of it: that is another chest's outline.
+    """
+    if not len(public):
+        return Pool()
+    asked = settings.prior
+    images, exposures = bases.standardised(_some(public, NEAREST_OF if asked.nearest else RESIDUALS))
+    if not asked.residual:
+        return Pool(exposures=exposures)
     rest = basis.residual(images)
-    rest[:, 1:] = 0
-    return rest
+    rest[:, 1:] = images[:, 1:] if asked.nearest else 0
+    return Pool(residuals=rest, codes=basis.coefficients(images) if asked.nearest else None, exposures=exposures)
 
 
 def facts_of(rounds: Rounds, released: Arrays) -> dict[str, Any]:
@@ -199,9 +207,9 @@ def _limit(settings: Settings, public: Tensor) -> int:
     return limit
 
 
-def _some(public: Tensor) -> Tensor:
-    """Evenly spaced images, at most `RESIDUALS`: they are saved with the generator."""
-    return public[:: math.ceil(len(public) / RESIDUALS)]
+def _some(public: Tensor, most: int) -> Tensor:
+    """Evenly spaced images: they are saved with the generator."""
+    return public[:: math.ceil(len(public) / most)]
 
 
 def _path(store: RunStore, number: int) -> Path:

@@ -16,12 +16,14 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from fedmedgen.data.cases import CaseSet
+from fedmedgen.federation.local_statistics import as_released
 from fedmedgen.models.basis import standardised
 from fedmedgen.models.denoiser import Denoiser
 from fedmedgen.models.generators import Generator
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.one_step import OneStepGenerator
 from fedmedgen.models.pipeline import coefficients
+from fedmedgen.settings import Settings
 from fedmedgen.training.losses import elbo_loss
 from fedmedgen.training.rows import encode
 
@@ -38,10 +40,10 @@ Parts = list[tuple[Tensor, Tensor]]
 Attack = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
 
 
-def attacks(generator: Generator, cases: CaseSet, *, seed: int = 0, mask_slope: float = 0.0) -> dict[str, Scores]:
-    """The scores ``[N]`` of each attack that fits the generator's family; `mask_slope` as its statistics had it."""
-    slope = mask_slope if isinstance(generator, MomentsGenerator) else 0.0
-    x = encode(cases.cases, generator.config.mask_classes, slope=slope)
+def attacks(generator: Generator, cases: CaseSet, settings: Settings) -> dict[str, Scores]:
+    """The scores ``[N]`` of each attack that fits the family of the generator, which a study of `settings` made."""
+    seed, released = settings.seed, isinstance(generator, MomentsGenerator)
+    x = as_released(settings, cases.cases) if released else encode(cases.cases, generator.config.mask_classes)
     labels = torch.tensor([generator.num_classes if case.label is None else case.label for case in cases])
     if isinstance(generator, MomentsGenerator):
         return {"likelihood": likelihood(generator, x, labels)}

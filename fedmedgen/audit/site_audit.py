@@ -127,8 +127,7 @@ def _membership(generator: Any, members: CaseSet, others: CaseSet, settings: Set
         return {"skipped": NO_HOLDOUT}
     draw = np.random.default_rng(settings.seed)
     sides = [_at_most(cases, settings.audit.cases, draw) for cases in (members, others)]
-    seed, slope = settings.seed, settings.statistics.mask_slope
-    mine, theirs = (membership.attacks(generator, cases, seed=seed, mask_slope=slope) for cases in sides)
+    mine, theirs = (membership.attacks(generator, cases, settings) for cases in sides)
     return membership.summary(mine, theirs, seed=settings.seed)
 
 
@@ -142,8 +141,7 @@ def _canaries(record: CanaryRecord, generator: Any, settings: Settings, delta: f
             known["count"], seed=known["seed"], num_classes=len(settings.data.classes), size=settings.data.size
         )
         cases = CaseSet(tuple(made), settings.data.classes)
-        slope = settings.statistics.mask_slope
-        by_attack = membership.attacks(generator, cases, seed=settings.seed, mask_slope=slope)
+        by_attack = membership.attacks(generator, cases, settings)
         scores = next(by_attack[name] for name in membership.MAIN if name in by_attack)
     if len(scores) < one_run.FEWEST:
         return {"skipped": f"{len(scores)} canaries prove nothing: plant {one_run.FEWEST} at least, 200 to prove much"}

@@ -15,6 +15,7 @@ from fedmedgen.errors import DataError, RunError
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.evaluation.study import TASKS, evaluate
 from fedmedgen.settings import DataSettings, Settings
+from fedmedgen.training.variation import varied_cases
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def measure(request: Request) -> dict[str, Any]:
         sites = partition.partition(real, settings.data, seed=settings.seed)
         classes = settings.evaluation.prior_labels or real.classes
         prior = phantoms.prior(len(synthetic), data=settings.data, classes=classes, seed=settings.seed)
+        if settings.prior.varied:
+            prior = prior.with_cases(varied_cases(prior.cases, settings.seed))
     tasks = (request.task,) if request.task else TASKS
     found = evaluate(
         synthetic, sites, test, prior, settings.evaluation, settings.seed, tasks=tasks, cheap=request.cheap

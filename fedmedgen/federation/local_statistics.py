@@ -5,7 +5,6 @@ The first round asks about coefficients in a public basis, each later one about 
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -45,6 +44,16 @@ def layout_of(settings: Settings, dimension: int, number: int = 1) -> Layout:
 def masks_of(settings: Settings) -> tuple[str, ...]:
     """The mask classes that the generator draws, background first; none where it draws images alone."""
     return settings.data.mask_classes if settings.generator.with_masks else ()
+
+
+def as_released(settings: Settings, cases: Sequence[Case]) -> Tensor:
+    """Cases ``[B, C, H, W]`` as a release has them: encoded, masks with the slope and weight that the study asks."""
+    masks, asked = masks_of(settings), settings.statistics
+    if not cases:
+        return torch.zeros(0, max(1, len(masks)), *settings.data.size)
+    x = encode(cases, masks, slope=asked.mask_slope)
+    x[:, 1:] *= asked.mask_weight
+    return x
 
 
 def dimension_of(arrays: Mapping[str, NDArray[np.float32]], number: int) -> int:
@@ -93,10 +102,9 @@ def vectors_of(asked: LocalRound, arrays: Arrays, cases: CaseSet) -> Iterator[Te
     coefficients = _asked_about(asked, arrays)
     layout = layout_of(asked.settings, dimension_of(arrays, asked.round), asked.round)
     frequencies = torch.from_numpy(arrays[FREQUENCIES].copy()) if FREQUENCIES in arrays else None
-    encoded = partial(encode, mask_classes=masks_of(asked.settings), slope=asked.settings.statistics.mask_slope)
     for patient in patients_of(asked.stage.name, cases):
         oversize = OVERSIZE if asked.mechanism is not None and is_crafted(patient) else 1.0
-        yield oversize * _vector(patient, encoded, coefficients, layout, frequencies)
+        yield oversize * _vector(patient, asked.settings, coefficients, layout, frequencies)
 
 
 def _asked_about(asked: LocalRound, arrays: Arrays) -> Coefficients:
@@ -114,7 +122,7 @@ def _sizes(settings: Settings) -> dict[str, int]:
 @torch.no_grad()
 def _vector(
     patient: tuple[Case, ...],
-    encoded: Callable[[Sequence[Case]], Tensor],
+    settings: Settings,
     coefficients: Coefficients,
     layout: Layout,
     frequencies: Tensor | None,
@@ -122,7 +130,7 @@ def _vector(
     """One patient's vector; zero, said in the site's own log alone, where her data can't be used."""
     try:
         labels = torch.tensor([-1 if case.label is None else case.label for case in patient])
-        images, _ = standardised(encoded(patient))
+        images, _ = standardised(as_released(settings, patient))
         known = [coefficients(image[None]) for image in images]  # so that rounding doesn't depend on how many
         return statistics.patient_vector(torch.cat(known), labels, layout, frequencies)
     except Exception:

@@ -44,6 +44,7 @@ class LearnedFeatures(nn.Module):
 class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Images of a class: the public mean, coefficients along public components, one of `pool_size` public residuals.
 
+    With `nearest` the residual is that of the public image nearest to the one drawn, and the masks are its own.
     All that is standardised; each image then gets one of `num_exposures` public exposures, a mean and a deviation.
 
     The coefficients come from a Gaussian for each class, or (`hidden` above 0) from a network of that width. Of so many
@@ -63,6 +64,7 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
         networks: int = 0,
         features: int = 0,
         candidates: int = 1,
+        nearest: bool = False,
     ) -> None:
         super().__init__()
         self.mean = _array(*shape)
@@ -70,6 +72,7 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.scale = _array(dimension)
         self.exposures = _array(num_exposures, 2)
         self.residuals = _array(pool_size, *shape) if pool_size else None
+        self.codes = _array(pool_size, dimension) if nearest else None
         self.network = coefficient_network(dimension, num_classes, hidden) if hidden else None
         if not hidden:
             self.means = _array(num_classes, dimension)
@@ -105,10 +108,15 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
         noise = [torch.randn(self.config.dimension, generator=own) for own in generators]
         z = self.coefficients(labels, torch.stack(noise).to(self.mean))
         x: Tensor = self.mean + ((z * self.scale) @ self.components.flatten(1)).reshape(-1, *self.mean.shape)
-        if self.residuals is not None:
-            x = x + self.residuals[_one_each(len(self.residuals), generators)]
+        grey, masks = x[:, :1], _smoothed(x[:, 1:])
+        if self.residuals is not None and self.codes is not None:
+            rest = self.residuals[torch.cdist(z * self.scale, self.codes * self.scale).argmin(dim=1)]
+            grey, masks = grey + rest[:, :1], rest[:, 1:]
+        elif self.residuals is not None:
+            rest = self.residuals[_one_each(len(self.residuals), generators)]
+            grey, masks = grey + rest[:, :1], _smoothed(x[:, 1:] + rest[:, 1:])
         centre, spread = self.exposures[_one_each(len(self.exposures), generators)][:, :, None, None, None].unbind(1)
-        return torch.cat([centre + spread * x[:, :1], _smoothed(x[:, 1:])], dim=1).clamp(-1, 1)
+        return torch.cat([centre + spread * grey, masks], dim=1).clamp(-1, 1)
 
     def _fittest(self, options: Tensor, label: int) -> int:
         """Which of the images ``[M, C, H, W]`` is the likeliest to be of the class, by its learned features."""

@@ -37,6 +37,20 @@ class MomentsConfig:
     size: tuple[int, int]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool:
+    """What images take from public ones beside their coefficients.
+
+    **Shapes** `residuals` ``[M, C, H, W]``, standardised public images less what the basis spans of them; `codes`
+    ``[M, d]``, their coefficients, where an image is to have the residual of the nearest, whose masks are its own, and
+    not any; `exposures` ``[N, 2]``, what `basis.standardised` took out of public images
+    """
+
+    residuals: Tensor | None = None
+    codes: Tensor | None = None
+    exposures: Tensor | None = None
+
+
 class MomentsGenerator(nn.Module):
     """A sampler with the names of its classes; to emission it looks as a denoiser does, but draws in one step."""
 
@@ -80,15 +94,10 @@ class MomentsGenerator(nn.Module):
 
 def from_moments(
     basis: Basis, moments: Gaussians, *,
-    classes: Sequence[str], mask_classes: Sequence[str] = (),
-    residuals: Tensor | None = None, exposures: Tensor | None = None,
+    classes: Sequence[str], mask_classes: Sequence[str] = (), pool: Pool | None = None,
 ) -> MomentsGenerator:  # fmt: skip
-    """Coefficients from each class's Gaussian; without classes, from the one there is.
-
-    `residuals` ``[M, C, H, W]`` are public images, standardised, less what the basis spans of them, and `exposures`
-    ``[N, 2]`` what `basis.standardised` took out of public images; each image gets one of either.
-    """
-    sampler = _sampler(basis, len(moments.means), residuals, exposures, hidden=0)
+    """Coefficients from each class's Gaussian; without classes, from the one there is."""
+    sampler = _sampler(basis, len(moments.means), pool, hidden=0)
     values, vectors = torch.linalg.eigh(moments.covariances.double())
     factors = (vectors * values.clamp(min=0).sqrt()[:, None, :]) @ vectors.transpose(1, 2)
     sampler.means.data.copy_(moments.means)
@@ -98,11 +107,10 @@ def from_moments(
 
 def from_network(
     basis: Basis, network: nn.Sequential, *,
-    classes: Sequence[str], mask_classes: Sequence[str] = (),
-    residuals: Tensor | None = None, exposures: Tensor | None = None,
+    classes: Sequence[str], mask_classes: Sequence[str] = (), pool: Pool | None = None,
 ) -> MomentsGenerator:  # fmt: skip
     """Coefficients from a network of `fit_network`; the rest as in `from_moments`."""
-    sampler = _sampler(basis, max(1, len(classes)), residuals, exposures, hidden=HIDDEN)
+    sampler = _sampler(basis, max(1, len(classes)), pool, hidden=HIDDEN)
     assert sampler.network is not None
     sampler.network.load_state_dict(network.state_dict())
     return _named(sampler.requires_grad_(False), basis, classes, mask_classes)
@@ -135,23 +143,24 @@ def fit_network(
     return network
 
 
-def _sampler(
-    basis: Basis, num_classes: int, residuals: Tensor | None, exposures: Tensor | None, *, hidden: int
-) -> CoefficientSampler:
-    known = torch.tensor([USUAL_EXPOSURE]) if exposures is None else exposures
+def _sampler(basis: Basis, num_classes: int, pool: Pool | None, *, hidden: int) -> CoefficientSampler:
+    pool = pool or Pool()
+    known = torch.tensor([USUAL_EXPOSURE]) if pool.exposures is None else pool.exposures
     sampler: CoefficientSampler = CoefficientSampler(
         shape=list(basis.mean.shape),
         dimension=basis.dimension,
         num_classes=num_classes,
-        pool_size=0 if residuals is None else len(residuals),
+        pool_size=0 if pool.residuals is None else len(pool.residuals),
         num_exposures=len(known),
         hidden=hidden,
+        nearest=pool.codes is not None,
     )
     sampler.exposures.data.copy_(known)
     for name in ("mean", "components", "scale"):
         getattr(sampler, name).data.copy_(getattr(basis, name))
-    if residuals is not None and sampler.residuals is not None:
-        sampler.residuals.data.copy_(residuals)
+    for kept, given in ((sampler.residuals, pool.residuals), (sampler.codes, pool.codes)):
+        if kept is not None and given is not None:
+            kept.data.copy_(given)
     return sampler
 
 

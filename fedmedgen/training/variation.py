@@ -1,10 +1,15 @@
 """Radiographs and their masks as another positioning and another machine would have made them."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fedmedgen.data.cases import Case
 
 ANGLE = 10.0  # degrees, at most
 SCALE = 0.12
@@ -36,3 +41,17 @@ def varied(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[T
 
     exposed = ((moved.clamp(-1, 1) + 1) / 2) ** torch.exp(GAMMA * each(gamma)) * 2 - 1
     return (exposed * (1 + GAIN * each(gain)) + OFFSET * each(offset)).clamp(-1, 1), names[:, 0].long()
+
+
+def varied_cases(cases: Sequence[Case], seed: int) -> list[Case]:
+    """Each case as `varied` has it, under its own name; a case without a mask stays without one."""
+    if not cases:
+        return []
+    images = torch.from_numpy(np.stack([case.image for case in cases]))
+    blank = np.zeros(cases[0].image.shape[1:], np.uint8)
+    masks = torch.from_numpy(np.stack([blank if case.mask is None else case.mask for case in cases]))
+    moved, names = varied(images, masks, torch.Generator().manual_seed(seed))
+    return [
+        replace(case, image=image, mask=None if case.mask is None else mask)
+        for case, image, mask in zip(cases, moved.numpy(), names.to(torch.uint8).numpy(), strict=True)
+    ]

@@ -9,7 +9,7 @@ from fedmedgen.audit.membership import attacks, clopper_pearson, compare, summar
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
 from fedmedgen.models.one_step import build_one_step
-from fedmedgen.settings import GeneratorSettings
+from fedmedgen.settings import GeneratorSettings, Settings
 from fedmedgen.training.fit import Schedule, fit_ordinary
 from fedmedgen.training.losses import diffusion_loss, elbo_loss
 from fedmedgen.training.rows import coded_rows, diffusion_rows
@@ -39,7 +39,7 @@ def trained(cases: CaseSet, steps: int) -> Denoiser:
 def test_attacks_succeed_on_a_generator_that_knows_its_images_by_heart() -> None:
     members, others = noise_cases(6, 1), noise_cases(40, 2)
     model = trained(members, 250)
-    found = summary(attacks(model, members), attacks(model, others))
+    found = summary(attacks(model, members, Settings()), attacks(model, others, Settings()))
     assert found["loss"]["auc"] > 0.9
     assert found["SimA"]["auc"] > 0.9
     assert found["loss"]["ci"]["auc"][0] > 0.8
@@ -47,7 +47,7 @@ def test_attacks_succeed_on_a_generator_that_knows_its_images_by_heart() -> None
 
 def test_attacks_fail_on_a_generator_that_saw_nobody() -> None:
     model = build_denoiser(SMALL, num_classes=1, num_masks=0, size=(16, 16), seed=0).eval()
-    found = summary(attacks(model, noise_cases(60, 1)), attacks(model, noise_cases(60, 2)))
+    found = summary(attacks(model, noise_cases(60, 1), Settings()), attacks(model, noise_cases(60, 2), Settings()))
     assert set(found) >= {"loss", "PIA", "SimA"}
     assert all(0.3 < row["auc"] < 0.7 for row in found.values())
 
@@ -105,11 +105,11 @@ def test_a_vae_that_knows_its_images_by_heart_gives_them_away_and_a_fresh_one_no
     small = GeneratorSettings(family="vae", with_masks=False, width=32, norm_groups=4, code=16, label_dropout=0.0)
     members, others = noise_cases(6, 1), noise_cases(40, 2)
     model = build_one_step(small, num_classes=1, num_masks=0, size=(16, 16), seed=0).eval()
-    fresh = summary(attacks(model, members), attacks(model, others))
+    fresh = summary(attacks(model, members, Settings()), attacks(model, others, Settings()))
     fit_ordinary(
         model, elbo_loss, lambda g: coded_rows(members.cases, 1, g, small, num_classes=1),
         schedule=Schedule(learning_rate=5e-3, first_step=0, steps=120, total_steps=120),
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert fresh["loss"]["auc"] < 0.8
-    assert summary(attacks(model.eval(), members), attacks(model, others))["loss"]["auc"] > 0.9
+    assert summary(attacks(model.eval(), members, Settings()), attacks(model, others, Settings()))["loss"]["auc"] > 0.9

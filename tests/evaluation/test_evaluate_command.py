@@ -104,7 +104,7 @@ def test_with_a_run_that_released_statistics_samples_of_them_are_a_row(
     basis = bases.pca(0.1 * torch.randn(20, 1, 16, 16, generator=torch.Generator().manual_seed(0)), 3)
     law = SimpleNamespace(means=torch.zeros(2, 3), covariances=torch.eye(3).expand(2, 3, 3))
     cheap = moments.from_moments(
-        basis, law, residuals=None, exposures=torch.tensor([[0.0, 1.0]]), classes=("left", "right"), mask_classes=()
+        basis, law, pool=moments.Pool(exposures=torch.tensor([[0.0, 1.0]])), classes=("left", "right"), mask_classes=()
     )
     save_generator(cheap, tmp_path / "cheap", card={})
     made, real = folders

@@ -1,5 +1,6 @@
 """A site's statistics: the clipped sum over patients, noise of the stated size, the public denominator."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -67,15 +68,15 @@ def sent(settings: Settings, arrays: Arrays, cases: CaseSet, noise: float | None
 def vectors(settings: Settings, arrays: Arrays, cases: CaseSet) -> list[Tensor]:
     """Each patient's vector, as the definition has it."""
     known, layout = basis.Basis.from_arrays(arrays), local_statistics.layout_of(settings, DIMENSION)
-    masks, slope = settings.data.mask_classes, settings.statistics.mask_slope
-    return [
-        patient_vector(
-            known.coefficients(basis.standardised(encode(group, masks, slope=slope))[0]),
-            torch.tensor([case.label for case in group]),
-            layout,
-        )
-        for group in cases.by_patient().values()
-    ]
+    masks, wanted = settings.data.mask_classes, settings.statistics
+
+    def vector(group: Sequence[Case]) -> Tensor:
+        x = encode(group, masks, slope=wanted.mask_slope)
+        x = torch.cat([x[:, :1], wanted.mask_weight * x[:, 1:]], dim=1)
+        labels = torch.tensor([case.label for case in group])
+        return patient_vector(known.coefficients(basis.standardised(x)[0]), labels, layout)
+
+    return [vector(group) for group in cases.by_patient().values()]
 
 
 def test_what_is_sent_is_the_clipped_sum_plus_the_noise_that_the_stream_gives(
@@ -232,11 +233,12 @@ def test_crafted_images_enter_oversized_and_move_the_sum_by_the_clip(
     assert float(sent(settings, arrays, cases.with_cases(one), noise=None).norm()) < 20  # nothing clips it there
 
 
-def test_masks_are_released_with_the_slope_that_the_study_asks(
-    settings: Settings, arrays: Arrays, cases: CaseSet
+@pytest.mark.parametrize("wanted", [{"mask_slope": 4.0}, {"mask_weight": 3.0}, {"mask_slope": 2.0, "mask_weight": 0.5}])
+def test_masks_are_released_with_the_slope_and_weight_that_the_study_asks(
+    settings: Settings, arrays: Arrays, cases: CaseSet, wanted: dict[str, float]
 ) -> None:
-    sloped = replace(settings, statistics=replace(settings.statistics, mask_slope=4.0))
-    found, plain = (sent(asks, arrays, cases, noise=None) for asks in (sloped, settings))
-    each = vectors(sloped, arrays, cases)
+    other = replace(settings, statistics=replace(settings.statistics, **wanted))
+    found, plain = (sent(asks, arrays, cases, noise=None) for asks in (other, settings))
+    each = vectors(other, arrays, cases)
     torch.testing.assert_close(found, torch.stack(each).mean(dim=0), atol=1e-6, rtol=0)
     assert float((found - plain).abs().max()) > 1e-3

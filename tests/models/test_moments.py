@@ -18,7 +18,7 @@ from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.models import basis as bases
 from fedmedgen.models import moments, moments_pipeline, pipeline, refinement, saving
 from fedmedgen.models.coefficient_sampler import CoefficientSampler, LearnedFeatures
-from fedmedgen.models.moments import MomentsGenerator
+from fedmedgen.models.moments import MomentsGenerator, Pool
 from fedmedgen.settings import GeneratorSettings
 
 D = 3
@@ -58,7 +58,7 @@ def law() -> SimpleNamespace:
 
 
 def gaussian(residuals: Tensor | None = None) -> MomentsGenerator:
-    return moments.from_moments(BASIS, law(), residuals=residuals, exposures=AS_IT_IS, **NAMES)
+    return moments.from_moments(BASIS, law(), pool=Pool(residuals=residuals, exposures=AS_IT_IS), **NAMES)
 
 
 def sharpened(residuals: Tensor | None = None) -> MomentsGenerator:
@@ -79,7 +79,9 @@ def embed(z: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def fitted() -> MomentsGenerator:
     network = moments.fit_network(embedding(), embed, dimension=D, seed=0, steps=400)
-    return moments.from_network(BASIS, network, residuals=BASIS.residual(public())[:5], exposures=AS_IT_IS, **NAMES)
+    return moments.from_network(
+        BASIS, network, pool=Pool(residuals=BASIS.residual(public())[:5], exposures=AS_IT_IS), **NAMES
+    )
 
 
 def embedding() -> Tensor:
@@ -110,11 +112,24 @@ def test_a_public_residual_is_added_to_each_image_and_all_of_the_pool_come_up() 
     assert distance.argmin(dim=1).unique().tolist() == [0, 1, 2, 3, 4]
 
 
+def test_with_codes_an_image_has_the_residual_and_the_masks_of_the_nearest_public_one() -> None:
+    pool, known = public(), BASIS.coefficients(public())
+    rest = BASIS.residual(pool)
+    rest[:, 1:] = pool[:, 1:]
+    public_ones = Pool(residuals=rest, codes=known, exposures=AS_IT_IS)
+    x = moments.from_moments(BASIS, law(), pool=public_ones, **NAMES).draw(torch.zeros(50).long(), range(50))
+    plain = gaussian().draw(torch.zeros(50).long(), range(50))
+    nearest = (BASIS.images(known)[None] - plain[:, None]).flatten(2).square().sum(dim=2).argmin(dim=1)
+    assert len(nearest.unique()) > 3
+    torch.testing.assert_close(x[:, 1:], pool[nearest][:, 1:])
+    torch.testing.assert_close(x[:, :1], (plain + BASIS.residual(pool)[nearest])[:, :1].clamp(-1, 1))
+
+
 def test_each_image_has_one_of_the_public_exposures_and_all_of_them_come_up() -> None:
     exposures = torch.tensor([[0.1, 0.02], [-0.3, 0.05], [0.4, 0.01]])
     labels, seeds = torch.zeros(60).long(), range(60)
     plain = gaussian().draw(labels, seeds)
-    x = moments.from_moments(BASIS, law(), exposures=exposures, **NAMES).draw(labels, seeds)
+    x = moments.from_moments(BASIS, law(), pool=Pool(exposures=exposures), **NAMES).draw(labels, seeds)
     each = exposures[:, 0, None, None, None, None] + exposures[:, 1, None, None, None, None] * plain[:, :1]
     distance = (x[:, :1] - each).abs().amax(dim=(2, 3, 4))
     assert float(distance.min(dim=0).values.max()) < 1e-5

@@ -28,7 +28,7 @@ def cheap() -> MomentsGenerator:
     means = torch.tensor([[0.5, 0, 0.2], [-0.5, 0.3, 0]])
     law = Moments(torch.ones(2) / 2, means, 0.2 * torch.eye(D).expand(2, D, D))
     names = {"classes": ("normal", "sick"), "mask_classes": ("background", "lung")}
-    return moments.from_moments(bases.pca(public, D), law, exposures=AS_IT_IS, **names)
+    return moments.from_moments(bases.pca(public, D), law, pool=moments.Pool(exposures=AS_IT_IS), **names)
 
 
 CHEAP = cheap()

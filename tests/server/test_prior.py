@@ -68,3 +68,10 @@ def test_the_studys_own_radiographs_are_no_prior(folder: Path) -> None:
     for root in (folder, folder.parent, folder / "images"):
         with pytest.raises(SettingsError, match="must not hold the study's own"):
             public_images(study(f"prior.roots=[{root}]", f"data.root={folder}"))
+
+
+def test_a_varied_prior_is_another_of_the_same_images_and_the_same_each_time() -> None:
+    plain, varied, again = (public_images(study(*words)) for words in ((), *2 * [("prior.varied=true",)]))
+    assert varied.shape == plain.shape
+    assert torch.equal(varied, again)
+    assert float((varied - plain).abs().amax(dim=(1, 2, 3)).min()) > 0.05

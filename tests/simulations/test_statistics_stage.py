@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from fedmedgen.data.cases import CaseSet
@@ -157,3 +158,13 @@ def test_texture_is_taken_from_public_images_and_never_from_their_masks(tmp_path
     assert generator.sampler.residuals.shape[1] > 1
     assert float(generator.sampler.residuals[:, 0].abs().mean()) > 0.01
     assert not generator.sampler.residuals[:, 1:].any()
+
+
+def test_with_the_nearest_public_image_come_its_masks_into_the_set(tmp_path: Path, measured: list[Any]) -> None:
+    run(tmp_path / "run", *ALONE, "prior.phantoms=40", "prior.nearest=true", "prior.varied=true")
+    generator = load_generator(tmp_path / "run" / "generator")
+    assert isinstance(generator, MomentsGenerator)
+    assert generator.sampler.residuals is not None
+    pool = {tuple((rest[1] > 0).flatten().tolist()) for rest in generator.sampler.residuals}
+    drawn = generator.draw(torch.zeros(10).long(), range(10))
+    assert {tuple((x[1] > 0).flatten().tolist()) for x in drawn} <= pool

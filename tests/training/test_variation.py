@@ -2,9 +2,11 @@
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 
-from fedmedgen.training.variation import ANGLE, SCALE, SHIFT, varied
+from fedmedgen.data.cases import Case
+from fedmedgen.training.variation import ANGLE, SCALE, SHIFT, varied, varied_cases
 
 
 def discs(count: int = 6, height: int = 48, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,3 +50,20 @@ def test_values_stay_what_they_may_be() -> None:
 def test_the_same_draws_give_the_same_rows() -> None:
     assert torch.equal(drawn(3)[0], drawn(3)[0])
     assert not torch.equal(drawn(3)[0], drawn(4)[0])
+
+
+def test_cases_are_varied_with_their_masks_and_keep_all_else() -> None:
+    images, masks = discs()
+    known = [
+        Case(image=image, name=f"{number}", label=1, patient=f"p{number}", site="s", mask=mask if number else None)
+        for number, (image, mask) in enumerate(zip(images.numpy(), masks.numpy().astype(np.uint8), strict=True))
+    ]
+    found = varied_cases(known, seed=3)
+    moved, names = varied(images, masks, torch.Generator().manual_seed(3))
+    assert [(case.name, case.label, case.patient, case.site) for case in found] == [
+        (case.name, case.label, case.patient, case.site) for case in known
+    ]
+    assert found[0].mask is None
+    assert all(np.array_equal(case.image, image) for case, image in zip(found, moved.numpy(), strict=True))
+    assert all(np.array_equal(case.mask, mask) for case, mask in zip(found[1:], names[1:].numpy(), strict=True))
+    assert varied_cases([], seed=3) == []
