@@ -13,6 +13,7 @@ from random import Random
 
 import psutil
 
+from fedmedgen.deployment.studies import ENDED
 from fedmedgen.errors import RunError
 from simulations.campaigns.deployment import Deployment, wait_for
 
@@ -20,7 +21,7 @@ HONEST, ROGUE, SMALL_DISK = ("north", "south"), "west", "south"
 SITES = (*HONEST, ROGUE)
 STOPPED_SECONDS = 60.0
 ALONE_SECONDS = 30.0
-ATTEMPT_SECONDS = 20.0
+ATTEMPT_SECONDS, CHEAT_SECONDS = 40.0, 600.0
 DISK_MB = 64
 
 
@@ -126,33 +127,38 @@ def another_bundle(at: Scene) -> str:
     return "refused at the sites"
 
 
-def _bring_back(deployment: Deployment, rogue: str) -> None:
-    """Start a cheat's program again until the server sees it: no `join` keeps it, and Flower gives up for good."""
-
-    def online() -> bool:
-        if deployment.health("server").get("sites", {}).get(rogue) == "online":
-            return True
-        deployment.kill(rogue)
-        deployment.start(rogue)
-        time.sleep(ATTEMPT_SECONDS)
-        return False
-
-    wait_for(online, 400, f"{rogue} online")
-
-
 def _cheating(how: str) -> Fault:
     def fault(at: Scene) -> str:
-        _bring_back(at.deployment, ROGUE)
         at.deployment.twist(ROGUE).write_text(how)
         begun = at.deployment.rounds(at.study) + 1  # of this round its honest reply may have gone
+        looked = time.monotonic()
+
+        def replied() -> bool:
+            nonlocal looked
+            if _said_of(at.deployment, at.study, ROGUE, begun):
+                return True
+            if at.deployment.study(at.study).status in ENDED:
+                raise RunError(f"{at.study} ended before {ROGUE} had cheated")
+            if time.monotonic() - looked > ATTEMPT_SECONDS:
+                _start_if_gone(at.deployment, ROGUE)
+                looked = time.monotonic()
+            return False
+
         try:
-            wait_for(lambda: bool(_said_of(at.deployment, at.study, ROGUE, begun)), 600, "a round of a cheat")
+            wait_for(replied, CHEAT_SECONDS, "a round of a cheat")
         finally:
             at.deployment.twist(ROGUE).write_text("")
         return f"{ROGUE}: {', '.join(sorted(_said_of(at.deployment, at.study, ROGUE, begun)))}"
 
     fault.__doc__ = f"A site whose replies are twisted: {how}."
     return fault
+
+
+def _start_if_gone(deployment: Deployment, rogue: str) -> None:
+    """No `join` keeps a cheat's program, and Flower gives up in a process that stays; the server sees that late."""
+    if deployment.health("server").get("sites", {}).get(rogue) != "online":
+        deployment.kill(rogue)
+        deployment.start(rogue)
 
 
 FAULTS: dict[str, Fault] = {
