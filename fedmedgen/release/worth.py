@@ -14,7 +14,7 @@ def worth(evidence: Evidence) -> Iterator[str]:
         if value is None:
             yield f"{name} was not measured ({why}): measure it by {HOW}"
         elif not value >= least:  # nan is below everything
-            yield f"{name} is {value:.3f}, below the {least:g} that gate asks for"
+            yield f"{name} is {value:.3f}, below the {least:g} that the gate asks for"
 
 
 def figures(evidence: Evidence) -> list[tuple[str, float | None, float, str]]:
