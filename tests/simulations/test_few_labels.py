@@ -201,10 +201,11 @@ def test_counts_of_one_draw_are_no_draws_of_their_own(tmp_path):
 def test_every_task_composes_and_has_its_own_page(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDMEDGEN_DATA", str(tmp_path))
     for name, task in TASKS.items():
-        assert compose(task.words).data.mask_classes
+        own = compose(task.words).data
+        assert own.mask_classes
         for run in task.pretrained.values():
             asked = compose([*run.common, *run.words])
-            assert asked.data.size == compose(task.words).data.size
+            assert asked.data.size == own.size
             assert plan.stages(asked)[-1].name in ("generator", "statistics")
         assert name in "\n".join(page([], name))
 
