@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check campaign-ledger campaign-planted campaign-audit campaign-faults digits rare-class screenshot format clean
+.PHONY: help install demo test coverage check campaign-ledger campaign-planted campaign-audit campaign-faults digits rare-class screenshot format clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{sub(/%/, "NAME", $$1); printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: install ## Run the main job on embedded phantoms: three private sites, rep
 	$(BIN)/fedmedgen simulate study=demo --out runs/demo
 
 test: install ## Run the tests
+	$(BIN)/python -m pytest -n 3 --dist worksteal
+
+coverage: install ## Run the tests and see which lines they reach, at least 85 % (half as long again)
 	$(BIN)/python -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: install ## Check format, lint, types and the floors of the house
