@@ -1,18 +1,24 @@
 """Attacks: an overfitted generator gives its members away, a fresh one doesn't."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 
+from fedmedgen.audit import membership
 from fedmedgen.audit.copies import copies
 from fedmedgen.audit.membership import attacks, clopper_pearson, compare, summary
+from fedmedgen.composition import compose
+from fedmedgen.data import phantoms
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
+from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.one_step import build_one_step
 from fedmedgen.settings import GeneratorSettings, Settings
 from fedmedgen.training.fit import Schedule, fit_ordinary
 from fedmedgen.training.losses import diffusion_loss, elbo_loss
-from fedmedgen.training.rows import coded_rows, diffusion_rows
+from fedmedgen.training.rows import coded_rows, diffusion_rows, encode
 
 SMALL = GeneratorSettings(
     channels=(16, 16), attention=(False, False), unshuffle=2, with_masks=False, label_dropout=0.0, noise_mean=-1.0
@@ -113,3 +119,18 @@ def test_a_vae_that_knows_its_images_by_heart_gives_them_away_and_a_fresh_one_no
     )  # fmt: skip
     assert fresh["loss"]["auc"] < 0.8
     assert summary(attacks(model.eval(), members, Settings()), attacks(model, others, Settings()))["loss"]["auc"] > 0.9
+
+
+def test_a_release_is_attacked_by_images_as_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks in another slope or weight than the release's would blind the attack."""
+    words = ["data.size=[16,16]", "statistics.mask_slope=4", "statistics.mask_weight=3"]
+    settings = compose(["study=demo", "smoke=true", *words])
+    names = settings.data.mask_classes
+    drawn = phantoms.draw("chest", 4, size=(16, 16), seed=1, classes=settings.data.classes, mask_classes=names)
+    cases = CaseSet(tuple(drawn), settings.data.classes, names)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(membership, "likelihood", lambda _generator, x, _labels: seen.append(x))
+    generator = Mock(spec=MomentsGenerator, num_classes=3, config=Mock(mask_classes=names))
+    attacks(generator, cases, settings)
+    plain = encode(cases.cases, names, slope=4)
+    torch.testing.assert_close(seen[0], torch.cat([plain[:, :1], 3 * plain[:, 1:]], dim=1))
