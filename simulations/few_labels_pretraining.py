@@ -6,7 +6,8 @@ from pathlib import Path
 from simulations.run import simulate
 
 COMMON = ("study=few-labels", "segmenter.rounds=0", "evaluation.enabled=false", "runtime.server_threads=1")
-PAIRS = ("study=lungs", "data.columns.patient=patient", "segmenter.rounds=0", "runtime.server_threads=1")
+PAIRS = ("data.columns.patient=patient", "segmenter.rounds=0", "runtime.server_threads=1")
+RELEASED_PAIRS = ("study=pairs", *PAIRS, "evaluation.enabled=false")
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,16 @@ RELEASED = (
     "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
     "prior.phantoms=1000",
 )  # fmt: skip
+PHANTOMS = (
+    *OPEN, "data.root=''", "data.unlabelled=[]", "data.labelled_sites=[]", "data.classes=[normal,nodule]",
+    "data.sites=1", "federation.min_sites=1", "generator.local_steps=250",
+)  # fmt: skip
 LUNGS = {
     "federated": Pretraining(OPEN),
     "federated-long": Pretraining((*OPEN, "generator.local_steps=240")),
     "federated-longer": Pretraining((*OPEN, "generator.local_steps=480")),
     "federated-low": Pretraining((*OPEN, *LOW, "generator.local_steps=240")),
+    "federated-low-longer": Pretraining((*OPEN, *LOW, "generator.local_steps=480")),
     "short": Pretraining((*OPEN, "rounds=3")),
     "local": Pretraining(
         (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")
@@ -48,13 +54,11 @@ LUNGS = {
     "autoencoder": Pretraining((*OPEN, "generator.noise_std=0.001", "generator.noise_mean=-1.5")),
     "eps10": Pretraining(("privacy=eps10", *RELEASED)),
     "eps1": Pretraining(("privacy=eps1", *RELEASED)),
-    "pairs-none": Pretraining(OPEN, PAIRS),
-    "pairs-eps10": Pretraining(("privacy=eps10", "generator=moments", "statistics.share=1"), PAIRS),
-    "pairs-eps1": Pretraining(("privacy=eps1", "generator=moments", "statistics.share=1"), PAIRS),
-    "phantoms": Pretraining(
-        (
-            *OPEN, "data.root=''", "data.unlabelled=[]", "data.labelled_sites=[]", "data.classes=[normal,nodule]",
-            "data.sites=1", "federation.min_sites=1", "generator.local_steps=250",
-        )
-    ),
+    "eps10-low": Pretraining(("privacy=eps10", *RELEASED, *LOW)),
+    "eps1-low": Pretraining(("privacy=eps1", *RELEASED, *LOW)),
+    "pairs-none": Pretraining(OPEN, ("study=lungs", *PAIRS)),
+    "pairs-eps10": Pretraining(("privacy=eps10",), RELEASED_PAIRS),
+    "pairs-eps1": Pretraining(("privacy=eps1",), RELEASED_PAIRS),
+    "phantoms": Pretraining(PHANTOMS),
+    "phantoms-low": Pretraining((*PHANTOMS, *LOW)),
 }  # fmt: skip
