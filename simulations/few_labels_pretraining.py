@@ -34,16 +34,11 @@ RELEASED = (
     "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
     "prior.phantoms=1000",
 )  # fmt: skip
-PHANTOMS = (
-    *OPEN, "data.root=''", "data.unlabelled=[]", "data.labelled_sites=[]", "data.classes=[normal,nodule]",
-    "data.sites=1", "federation.min_sites=1", "generator.local_steps=250",
-)  # fmt: skip
 LUNGS = {
     "federated": Pretraining(OPEN),
     "federated-long": Pretraining((*OPEN, "generator.local_steps=240")),
     "federated-longer": Pretraining((*OPEN, "generator.local_steps=480")),
     "federated-low": Pretraining((*OPEN, *LOW, "generator.local_steps=240")),
-    "federated-low-longer": Pretraining((*OPEN, *LOW, "generator.local_steps=480")),
     "short": Pretraining((*OPEN, "rounds=3")),
     "local": Pretraining(
         (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")
@@ -54,11 +49,13 @@ LUNGS = {
     "autoencoder": Pretraining((*OPEN, "generator.noise_std=0.001", "generator.noise_mean=-1.5")),
     "eps10": Pretraining(("privacy=eps10", *RELEASED)),
     "eps1": Pretraining(("privacy=eps1", *RELEASED)),
-    "eps10-low": Pretraining(("privacy=eps10", *RELEASED, *LOW)),
-    "eps1-low": Pretraining(("privacy=eps1", *RELEASED, *LOW)),
     "pairs-none": Pretraining(OPEN, ("study=lungs", *PAIRS)),
     "pairs-eps10": Pretraining(("privacy=eps10",), RELEASED_PAIRS),
     "pairs-eps1": Pretraining(("privacy=eps1",), RELEASED_PAIRS),
-    "phantoms": Pretraining(PHANTOMS),
-    "phantoms-low": Pretraining((*PHANTOMS, *LOW)),
+    "phantoms": Pretraining(
+        (
+            *OPEN, "data.root=''", "data.unlabelled=[]", "data.labelled_sites=[]", "data.classes=[normal,nodule]",
+            "data.sites=1", "federation.min_sites=1", "generator.local_steps=250",
+        )
+    ),
 }  # fmt: skip
