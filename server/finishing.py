@@ -59,7 +59,7 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         "study": settings.study,
         "run": store.run,
         "seed": settings.seed,
-        "sites": len(rounds.members),
+        "sites": len(rounds.everyone),
         "rounds": settings.rounds,
         "simulation": rounds.simulation,
     }
@@ -72,12 +72,11 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
             common["public images"] = f"{common['public images']}: {words}"
     if agreed is None:
         return {**common, "epsilon": None, "privacy": "none: the weights may reveal training images"}
-    units = {member.unit for member in rounds.members}
     return {
         **common,
         "epsilon": round(agreed.epsilon, 4),
         "delta": agreed.delta,
-        "unit": "image" if "image" in units else "patient",
+        "unit": rounds.unit,
         "neighbouring": "add or remove one unit of one site",
         "mechanism": "; ".join(
             _mechanism(stage, "Skellam" if agreed.shared else "Gaussian") for stage in agreed.stages

@@ -14,6 +14,7 @@ from fedmedgen.errors import FedmedgenError
 from fedmedgen.federation import plan, records
 from fedmedgen.privacy.ledger import Ledger, load_key
 from server.rounds import Rounds
+from server.strategy import Member
 
 if TYPE_CHECKING:
     from server.stages import Study
@@ -29,7 +30,9 @@ def assemble(
     """Everything a person or a script asks of a run, as plain words and numbers."""
     settings = study.settings
     rows = rounds.rows if rounds else []
-    lost = sorted({row["site"] for row in rows if row["status"] != records.DONE})
+    everyone = rounds.everyone if rounds else []
+    lost = {row["site"] for row in rows if row["status"] != records.DONE}
+    lost |= {member.site for member in everyone if rounds and member not in rounds.members}
     return {
         "status": status,
         "reason": reason,
@@ -44,11 +47,11 @@ def assemble(
         "bytes_down": sum(row["bytes_down"] for row in rows),
         "parameters": study.parameters,
         "simulation": rounds.simulation if rounds else settings.simulated,
-        "public_data": settings.data.public or not settings.data.root,
+        "public_data": settings.data.public or (settings.simulated and not settings.data.root),
         "privacy": _privacy(study, rounds),
-        "sites": {member.site: _site(study, rounds, member.site) for member in rounds.members} if rounds else {},
-        "lost_sites": {site: _last_reason(rows, site) for site in lost},
-        "survivors": [member.site for member in rounds.members if member.site not in lost] if rounds else [],
+        "sites": {member.site: _site(study, rounds, member) for member in everyone} if rounds else {},
+        "lost_sites": {site: _last_reason(rows, site) for site in sorted(lost)},
+        "survivors": [member.site for member in everyone if member.site not in lost],
         "data": table(study.parts) if study.parts else [],
         "test_cases": len(study.test) if study.test else 0,
         "rejected": [vars(item) for item in study.loaded.rejected] if study.loaded else [],
@@ -64,8 +67,7 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
     privacy = study.settings.privacy
     if not study.settings.private:
         return {"mode": "none", "epsilon": None}
-    units = {member.unit for member in rounds.members} if rounds else set()
-    spent = [_epsilon_run(study, rounds, member.site) or 0.0 for member in rounds.members] if rounds else []
+    spent = [_epsilon_run(study, rounds, member.site) or 0.0 for member in rounds.everyone] if rounds else []
     return {
         "mode": privacy.mode,
         "epsilon": max(spent, default=0.0),  # computed from what was run, at the site that spent most
@@ -79,7 +81,7 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
         "noise_draws": privacy.noise_draws,
         "engine": privacy.engine,
         **_shared(rounds),
-        "unit": "image" if "image" in units else "patient",
+        "unit": rounds.unit if rounds else "patient",
     }
 
 
@@ -92,8 +94,8 @@ def _shared(rounds: Rounds | None) -> dict[str, Any]:
     return {"accountant": SHARED_ACCOUNTANT, "secure_sum": {**vars(agreed.shared), "epsilon_alone": epsilon_alone}}
 
 
-def _site(study: "Study", rounds: Rounds, site: str) -> dict[str, Any]:
-    member = next(item for item in rounds.members if item.site == site)
+def _site(study: "Study", rounds: Rounds, member: Member) -> dict[str, Any]:
+    site = member.site
     ledger = _ledger_folder(study) / site / "ledger.jsonl"
     return {
         "patients_declared": member.patients,
@@ -138,8 +140,10 @@ def _lifetime(ledger: Path) -> float | None:
 
 
 def _last_reason(rows: list[dict[str, Any]], site: str) -> str:
-    bad = [row for row in rows if row["site"] == site and row["status"] != records.DONE][-1]
-    return f"{bad['stage']} round {bad['round']}: {bad['status']} ({bad['reason']})"
+    bad = [row for row in rows if row["site"] == site and row["status"] != records.DONE][-1:]
+    if not bad:
+        return "away when the run went on"
+    return f"{bad[0]['stage']} round {bad[0]['round']}: {bad[0]['status']} ({bad[0]['reason']})"
 
 
 def commit() -> str:

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import resource
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 
 logger = logging.getLogger(__name__)
-CHECKPOINT, BEFORE = "checkpoint.json", "checkpoint-before.json"
+CHECKPOINT, BEFORE, MEMBERS = "checkpoint.json", "checkpoint-before.json", "members.json"
 Arrays = dict[str, NDArray[np.float32]]
 COLUMNS = (
     "stage", "round", "site", "status", "reason", "patients_declared", "epsilon", "loss",
@@ -141,6 +142,19 @@ class RunStore:
         """The last checkpoint, if it is of this stage."""
         found = self.latest()
         return found if found is not None and found.stage == stage else None
+
+    def write_members(self, members: Sequence[Mapping[str, Any]]) -> None:
+        """Every site that has ever taken part, so that none is forgotten which is away when the run goes on."""
+        write_text(self.folder / MEMBERS, json.dumps(list(members), indent=2))
+
+    def members(self) -> list[dict[str, Any]]:
+        """**Raises** `RunError` where the file is spoiled."""
+        if not (self.folder / MEMBERS).is_file():
+            return []
+        try:
+            return [dict(entry) for entry in json.loads((self.folder / MEMBERS).read_text())]
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{self.folder / MEMBERS} is spoiled: restore it, or begin the study anew") from error
 
     def report_progress(self, **words: Any) -> None:
         """One line of state for whoever watches the run."""

@@ -142,6 +142,7 @@ def begin(grid: Grid, study: Study) -> Rounds:
     latest = study.store.latest()
     if latest is not None:
         rounds.rows, rounds.seconds_before = latest.rows, latest.seconds
+    rounds.remember()
     return rounds
 
 

@@ -65,7 +65,7 @@ def _release(arguments: argparse.Namespace) -> int:
         print(f"released: {done.folder}\n  {len(done.judgement.checks)} checks, no reason against it")
         print(f"  certificate: {done.folder / 'certificate.html'}\n  signed by {done.key.fingerprint}")
     else:
-        print(f"refused, for {len(reasons)} reasons; nothing was released:")
+        print("refused; nothing was released, because:")
         print("\n".join(f"  - {reason}" for reason in reasons))
     return 0 if done.judgement.granted else 1
 

@@ -58,6 +58,15 @@ def _completed(evidence: Evidence) -> Iterator[str]:
         yield "result.json names no site"
     if not (evidence.run / "generator" / "model_index.json").is_file():
         yield "the run has no generator"
+    if forgotten := sorted(_sites_of_rounds(evidence.run) - set(evidence.sites)):
+        yield f"rounds.csv names sites that result.json lacks: {', '.join(forgotten)}; their patients are in it too"
+
+
+def _sites_of_rounds(run: Path) -> set[str]:
+    if not (run / "rounds.csv").is_file():
+        return set()
+    with (run / "rounds.csv").open(newline="", encoding="utf-8") as stream:
+        return {row["site"] for row in csv.DictReader(stream)}
 
 
 def _private(evidence: Evidence) -> Iterator[str]:
@@ -88,7 +97,8 @@ def _unseeded(evidence: Evidence) -> Iterator[str]:
     data = evidence.settings.data
     seeded = evidence.settings.simulated or evidence.result.get("simulation") is not False
     seeded = seeded or any(policy.simulation for policy in evidence.policies.values())
-    public = (data.public or not data.root) and evidence.result.get("public_data") is True
+    phantoms = evidence.settings.simulated and not data.root  # a deployment's folders are in each site's own policy
+    public = (data.public or phantoms) and evidence.result.get("public_data") is True
     if seeded and not public:
         yield "the run is a simulation with seeded noise on data that isn't public: whoever has the seed can undo it"
 

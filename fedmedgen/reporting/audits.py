@@ -49,7 +49,7 @@ def release(record: Record) -> dict[str, Any]:
         where = f"The set was released on {known.get('at', '')} as {known.get('certificate', '')}"
         return {"words": f"{where}, signed with the key {known.get('key', '')}.", "reasons": []}
     reasons = [str(reason) for reason in known.get("reasons", [])]
-    return {"words": f"Release was refused on {known.get('at', '')}, for {len(reasons)} reasons:", "reasons": reasons}
+    return {"words": f"Release was refused on {known.get('at', '')}, because:", "reasons": reasons}
 
 
 def _row(one: Mapping[str, Any], run: Path) -> list[str]:

@@ -83,6 +83,16 @@ def not_public(small: Any) -> None:
     small.audit_anew()
 
 
+def seeded_deployment(small: Any) -> None:
+    small.change("settings.yaml", backend="deployment")  # its data.root is empty: each site has its own
+    small.audit_anew()
+
+
+def forgotten_site(small: Any) -> None:
+    small.at("rounds.csv").write_text("stage,round,site,status\ngenerator,1,site-9,done\n")
+    small.audit_anew()
+
+
 def privacy_none(small: Any) -> None:
     small.change("settings.yaml", privacy__mode="none")
     small.change("result.json", privacy={"mode": "none", "epsilon": None})
@@ -206,6 +216,8 @@ WAYS: dict[str, tuple[Spoil, str]] = {
         lambda r: r.change("result.json", metrics__set="0" * 64), "coverage was not measured (evaluation was",
     ),
     "never evaluated": (lambda r: r.change("result.json", metrics={}), "coverage was not measured (evaluation was sk"),
+    "a seeded site in a deployment": (seeded_deployment, "seeded noise on data that isn't public"),
+    "a site that the result forgot": (forgotten_site, "rounds.csv names sites that result.json lacks: site-9"),
     "seeded on private data": (not_public, "seeded noise on data that isn't public"),
     "units mixed": (lambda r: r.change("result.json", sites__site_1__unit="image"), "protect different units"),
     "unit of the policy": (lambda r: r.change("sites/site-1/policy.yaml", unit="image"), "site-1's policy names"),

@@ -124,7 +124,7 @@ def test_a_refusal_writes_nothing_but_why(small: Any, tmp_path: Path, capsys: py
     small.at("audits/site-1.json").unlink()
     assert main(["release", str(small.folder), "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().out
-    assert "refused, for 2 reasons" in said
+    assert "refused; nothing was released, because:" in said
     assert "coverage is 0.000" in said
     assert not (tmp_path / "out").exists()
     assert not default_path().exists()
