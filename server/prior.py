@@ -22,11 +22,6 @@ SAME = 0.99  # the nearest of 5,856 children and 857 adults at 28x28 have 0.947
 logger = logging.getLogger(__name__)
 
 
-def public_images(settings: Settings, private: CaseSet | None = None) -> Tensor:
-    """`public_cases` as `as_images` has them."""
-    return as_images(settings, public_cases(settings, private))
-
-
 def as_images(settings: Settings, cases: Sequence[Case]) -> Tensor:
     """Public cases as the generator sees images, ``[B, C, H, W]``; B is 0 where there are none."""
     masks = masks_of(settings)
@@ -40,7 +35,8 @@ def public_cases(settings: Settings, private: CaseSet | None = None) -> list[Cas
     a simulation has them at hand.
 
     **Raises** `SettingsError` for radiographs of the study itself: the basis, texture and exposure taken from them
-    would leak without noise. In a deployment nobody can check that; that they are public is the operator's word.
+    would leak without noise. In a deployment nobody can check that; that they are public is the operator's word. And
+    for a class of masks that no public image shows, where what is drawn has its masks from them.
     """
     masks = masks_of(settings)
     cases = [case for root in settings.prior.roots for case in _radiographs(root, settings, masks)]
@@ -50,7 +46,11 @@ def public_cases(settings: Settings, private: CaseSet | None = None) -> list[Cas
         data = replace(settings.data, mask_classes=masks)
         seed = seed_of(settings.seed, "public")
         cases += phantoms.prior(settings.prior.phantoms, data=data, classes=settings.data.classes, seed=seed)
-    return varied_cases(cases, seed_of(settings.seed, "varied")) if settings.prior.varied else cases
+    if settings.prior.varied:
+        cases = varied_cases(cases, seed_of(settings.seed, "varied"))
+    if cases and settings.statistics.share and (settings.statistics.basis == "pca" or settings.prior.nearest):
+        _refuse_masks_of_nothing(cases, settings, masks)
+    return cases
 
 
 def _radiographs(root: str, settings: Settings, masks: tuple[str, ...]) -> list[Case]:
@@ -65,6 +65,18 @@ def _radiographs(root: str, settings: Settings, masks: tuple[str, ...]) -> list[
     cases = [replace(case, label=None) for case in found if case.mask is not None or not masks]
     logger.info("prior: %d public images of %s", len(cases), place.name)
     return cases
+
+
+def _refuse_masks_of_nothing(public: Sequence[Case], settings: Settings, masks: tuple[str, ...]) -> None:
+    """A class that neither a component of public images nor the nearest of them has is drawn nowhere."""
+    shown = {int(value) for case in public if case.mask is not None for value in np.unique(case.mask)}
+    if missing := [name for value, name in enumerate(masks) if value and value not in shown]:
+        known = ", ".join(phantoms.mask_classes_of(settings.data.phantoms.anatomy)[1:])
+        raise SettingsError(
+            f"data.mask_classes must name what public images show, which is where drawn masks come from; none of "
+            f"{len(public)} shows {', '.join(map(repr, missing))}: phantoms know {known}; take such a name, add a folder "
+            "with these masks to prior.roots, or set statistics.basis=cosine and prior.nearest=false"
+        )
 
 
 def _refuse_the_studys_own(public: Sequence[Case], private: CaseSet) -> None:

@@ -4,7 +4,7 @@ The arrays go to each site once, then their hash goes in their place. They may c
 from the combined weights is post-processing, so it costs no privacy.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -43,7 +43,7 @@ class Courier:
 
     def __init__(self) -> None:
         self.digest = ""
-        self._record: Mapping[str, object] = {}
+        self._public: Arrays = {}
         self._holders: set[int] = set()
         self._by_hash: dict[int, Message] = {}  # of this round, by node
 
@@ -52,18 +52,22 @@ class Courier:
         digest = messages.digest_of(public) if public else ""
         if digest != self.digest:
             named = {records.PUBLIC_PREFIX + name: value for name, value in public.items()}
-            self.digest, self._record, self._holders = digest, messages.pack_arrays(named), set()
+            self.digest, self._public, self._holders = digest, named, set()
 
-    def addressed(self, message: Message) -> Message:
-        """The message as its site needs it."""
-        node = message.metadata.dst_node_id
-        self._by_hash.pop(node, None)
-        if not self.digest:
-            return message
-        if node in self._holders:
-            self._by_hash[node] = message
-            return message
-        return self._in_full(message)
+    def addressed(self, asked: Sequence[Message]) -> list[Message]:
+        """The messages of a round, which all hold the same model, each as its site needs it; packed once for all."""
+        self._by_hash.clear()
+        ready: dict[bool, ArrayRecord] = {}
+        found = []
+        for message in asked:
+            node = message.metadata.dst_node_id
+            in_full = bool(self.digest) and node not in self._holders
+            if in_full not in ready:
+                ready[in_full] = self._packed(message, in_full=in_full)
+            if self.digest and not in_full:
+                self._by_hash[node] = message
+            found.append(_with(message, ready[in_full]))
+        return found
 
     def again(self, reply: Message) -> Message | None:
         """What to ask once more: of a site that has lost what it had, the same with the arrays in full."""
@@ -75,10 +79,19 @@ class Courier:
         else:
             self._holders.discard(node)
         asked = self._by_hash.pop(node, None)
-        return self._in_full(asked) if asked is not None and status == records.LACKS_ARRAYS else None
+        if asked is None or status != records.LACKS_ARRAYS:
+            return None
+        return _with(asked, self._packed(asked, in_full=True))
 
-    def _in_full(self, message: Message) -> Message:
-        content = RecordDict(dict(message.content))
-        content[records.ARRAYS] = ArrayRecord({**content.array_records[records.ARRAYS], **self._record})
-        known = message.metadata
-        return Message(content, dst_node_id=known.dst_node_id, message_type=known.message_type)
+    def _packed(self, message: Message, *, in_full: bool) -> ArrayRecord:
+        arrays = message.content[records.ARRAYS]
+        assert isinstance(arrays, ArrayRecord)
+        own = messages.unpacked(arrays)
+        return messages.pack_arrays({**own, **self._public} if in_full else own)
+
+
+def _with(message: Message, record: ArrayRecord) -> Message:
+    content = RecordDict(dict(message.content))
+    content[records.ARRAYS] = record
+    known = message.metadata
+    return Message(content, dst_node_id=known.dst_node_id, message_type=known.message_type)

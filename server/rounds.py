@@ -142,7 +142,7 @@ def run_stage(  # noqa: PLR0913  (what a stage takes; the last by name)
     try:
         strategy.start(
             in_turn,
-            messages.pack_arrays(weights),
+            messages.as_flowers(weights),
             num_rounds=stage.rounds - done,
             timeout=rounds.store.settings.federation.round_seconds,
             train_config=rounds.request_config(stage),

@@ -127,16 +127,14 @@ class GuardedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self.round = number = server_round + self.rounds_done
-        self._reference = messages.Unpacked(arrays)
+        self._reference = messages.unpacked(arrays)
         if self._reply_shapes is not None:  # the answer is no update of what was sent
             self._reference = {name: np.zeros(shape, np.float32) for name, shape in self._reply_shapes.items()}
         self._take_in(self._newcomers())
         pinned: Any = PinnedNodes(list(self.members.values()))
         if self.courier.digest:
             config[records.PUBLIC] = self.courier.digest
-        drawn = [
-            self.courier.addressed(message) for message in self.inner.configure_train(number, arrays, config, pinned)
-        ]
+        drawn = self.courier.addressed(list(self.inner.configure_train(number, arrays, config, pinned)))
         drawn.sort(key=lambda message: self.members[message.metadata.dst_node_id].site)
         self._bytes_down = {message.metadata.dst_node_id: messages.size_of(message.content) for message in drawn}
         self._sent_at = time.monotonic()
@@ -156,14 +154,15 @@ class GuardedStrategy(Strategy):
             outcomes[member.site], reply = self._judge(message, member, time.monotonic() - self._sent_at)
             if reply is not None:
                 mean.add(reply.arrays, member.weight(self.stage))
-            del message, reply  # before the next one comes
+            del reply
+            messages.let_go(message)  # before the next one comes
         for member in self.members.values():
             late = Outcome(member.site, "no-reply", f"no reply within {self.federation.round_seconds:g} s")
             outcomes.setdefault(member.site, late)
         self.outcomes = [outcomes[site] for site in sorted(outcomes)]
         self._require_quorum(server_round + self.rounds_done)
         if not isinstance(self.inner, FedAdam):  # a plain mean is the next model
-            return messages.pack_one_by_one(mean.take()), None
+            return messages.as_flowers_one_by_one(mean.take()), None
         combined, _ = self.inner.aggregate_train(server_round + self.rounds_done, [_as_one(mean)])
         if combined is None:
             raise FederationError("Flower's strategy combined nothing although replies were usable")
@@ -235,9 +234,10 @@ class Combinable:
 def _as_one(mean: WeightedMean) -> Any:
     """The mean as the one reply that Flower's strategy goes on with: a mean of one, then its step."""
     weight = MetricRecord({records.WEIGHT: mean.weight})
-    return Combinable(RecordDict({records.ARRAYS: messages.pack_one_by_one(mean.take()), records.METRICS: weight}))
+    arrays = messages.as_flowers_one_by_one(mean.take())
+    return Combinable(RecordDict({records.ARRAYS: arrays, records.METRICS: weight}))
 
 
 def _as_float32(combined: ArrayRecord) -> ArrayRecord:
     arrays = messages.unpack_arrays(combined)
-    return messages.pack_arrays({name: arrays[name].astype(np.float32) for name in sorted(arrays)})
+    return messages.as_flowers({name: arrays[name].astype(np.float32) for name in sorted(arrays)})

@@ -51,12 +51,13 @@ class SecurityLog:
         for found in (content.config_records, content.metric_records):
             words |= {key: value for name in found for key, value in found[name].items()}
         arrays = [array for _, found in sorted(content.array_records.items()) for _, array in sorted(found.items())]
+        number = sum(len(messages.unpacked(found)) for found in content.array_records.values())
         digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
         for array in arrays:
             digest.update(array.data)
         size = sum(len(array.data) for array in arrays)
         asked = {"request": messages.unpack_request(message.content).digest} if arrays else {}
-        self._note("sent", words=words, arrays=len(arrays), bytes=size, sha256=digest.hexdigest(), **asked)
+        self._note("sent", words=words, arrays=number, bytes=size, sha256=digest.hexdigest(), **asked)
 
     def _note(self, event: str, **words: object) -> None:
         if self.folder is not None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedmedgen.errors import EgressError, FedmedgenError, PolicyError, ReplyError, SettingsError
-from fedmedgen.federation import records
+from fedmedgen.federation import packing, records
 from fedmedgen.federation.egress import Arrays, Checked, Reply
 from fedmedgen.federation.policy import LARGEST_RATE, for_real_sites
 from fedmedgen.settings import Settings
@@ -73,20 +73,32 @@ def digest_of(arrays: Mapping[str, NDArray[np.float32]], words: str = "") -> str
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
+    """As they travel."""
+    return packing.packed(arrays)
+
+
+def as_flowers(arrays: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
+    """As Flower's strategies have a model: an array for each name."""
     return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
 
 
-def pack_one_by_one(arrays: Arrays) -> ArrayRecord:
-    """The arrays as a record, in the order of their names, each let go once it is packed; `arrays` is empty then."""
+def as_flowers_one_by_one(arrays: Arrays) -> ArrayRecord:
+    """The same in the order of their names, each let go once it is taken over; `arrays` is empty then."""
     return ArrayRecord({name: Array(np.ascontiguousarray(arrays.pop(name))) for name in sorted(arrays)})
 
 
 def unpack_arrays(record: ArrayRecord) -> Arrays:
-    return {name: array.numpy() for name, array in record.items()}
+    """All arrays of a record, as it travelled or as Flower has it."""
+    return {name: np.array(value) for name, value in unpacked(record).items()}
 
 
-class Unpacked(Mapping[str, NDArray[np.float32]]):
-    """The arrays of a record, each unpacked when it is looked at: a record's own copy is the only whole one."""
+def unpacked(record: ArrayRecord) -> Mapping[str, NDArray[np.float32]]:
+    """The arrays of a record, each looked at when it is wanted: the record's own copy is the only whole one."""
+    return packing.Unpacked(record) if packing.is_packed(record) else FlowersOwn(record)
+
+
+class FlowersOwn(Mapping[str, NDArray[np.float32]]):
+    """The arrays of a record as Flower's strategies have it."""
 
     def __init__(self, record: ArrayRecord) -> None:
         self._record = record
@@ -149,6 +161,8 @@ def _unlisted(content: RecordDict, listed: Sequence[records.Listed], *, arrays: 
         if isinstance(record, ArrayRecord):
             if not (arrays and name == records.ARRAYS):
                 return f"arrays under {name!r}"
+            if record and not packing.is_packed(record):
+                return f"arrays that aren't packed as one ({', '.join(record)[:80]})"
             continue
         if name != (records.CONFIG if isinstance(record, ConfigRecord) else records.METRICS):
             return f"the record {name!r}"
@@ -218,14 +232,25 @@ def unpack_reply(content: RecordDict) -> Reply:
     return Reply(
         config=config,
         metrics={key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))},
-        arrays=Unpacked(arrays),
+        arrays=unpacked(arrays),
     )
+
+
+def let_go(message: Message) -> None:
+    """Free a message's arrays now: Flower's records hold on to each other until the interpreter looks for cycles."""
+    if message.has_content():
+        for record in message.content.array_records.values():
+            record.clear()
 
 
 def size_of(content: RecordDict) -> int:
     """Bytes of arrays and of text and numbers in a message, without Flower's framing."""
-    arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
-    words = sum(
-        len(str(key)) + len(str(value)) for record in content.config_records.values() for key, value in record.items()
-    )
-    return arrays + words + sum(8 * len(record) for record in content.metric_records.values())
+    return sum(map(_size, content.values()))
+
+
+def _size(record: ArrayRecord | ConfigRecord | MetricRecord) -> int:
+    if isinstance(record, ArrayRecord):
+        return sum(len(array.data) for array in record.values())
+    if isinstance(record, ConfigRecord):
+        return sum(len(str(key)) + len(str(value)) for key, value in record.items())
+    return 8 * len(record)

@@ -18,13 +18,15 @@ TWISTS = ("nan", "shapes", "enormous", "replay", "identity")
 
 def twist(content: Any, how: str, kept: Path) -> None:
     """Make a reply what a cheat would send; `kept` is where the arrays of an old one lie."""
-    from flwr.app import Array, ArrayRecord, ConfigRecord
+    from flwr.app import ConfigRecord
+
+    from fedmedgen.federation import messages
 
     if how == "identity":
         content["config"] = ConfigRecord({**content["config"], "site": "north"})
     if "arrays" not in content:
         return
-    arrays = {name: array.numpy() for name, array in content["arrays"].items()}
+    arrays: dict[str, Any] = messages.unpack_arrays(content["arrays"])
     if how == "replay" and kept.is_file():
         arrays = dict(np.load(kept))
     else:
@@ -32,7 +34,7 @@ def twist(content: Any, how: str, kept: Path) -> None:
     change = {"nan": lambda value: value * np.nan, "shapes": lambda value: value[None], "enormous": _enormous}
     if how in change:
         arrays = {name: change[how](value).astype(np.float32) for name, value in arrays.items()}
-    content["arrays"] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+    content["arrays"] = messages.pack_arrays(arrays)
 
 
 def _enormous(value: Any) -> Any:

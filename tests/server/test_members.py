@@ -67,14 +67,14 @@ def test_what_a_site_said_weaker_once_stays_said(store: RunStore, weaker: dict[s
 
 def test_a_newcomer_is_remembered_too(store: RunStore) -> None:
     rounds = begun(store, NORTH)
-    rounds.find_newcomers = lambda there: [WEST]
+    rounds.find_newcomers = lambda _: [WEST]
     assert rounds.newcomers("generator") == [WEST]
     assert [member.site for member in begun(store, NORTH, rows=ROWS).everyone] == ["north", "west"]
 
 
 def test_a_spoiled_list_of_members_stops_the_run(store: RunStore) -> None:
     (store.folder / "members.json").write_text("{")
-    with pytest.raises(RunError, match="members.json is spoiled"):
+    with pytest.raises(RunError, match="is spoiled: restore it"):
         begun(store, NORTH)
 
 

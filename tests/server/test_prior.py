@@ -5,18 +5,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from fedmedgen.composition import compose
 from fedmedgen.data import phantoms, sources
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
 from fedmedgen.errors import SettingsError
+from fedmedgen.federation.local_statistics import as_released
 from fedmedgen.settings import Settings
-from server.prior import public_images
+from server.prior import public_cases
 
 
 def study(*words: str) -> Settings:
     return compose(["study=demo", "smoke=true", "data.size=[16,16]", "prior.phantoms=6", *words])
+
+
+def public_images(settings: Settings, private: CaseSet | None = None) -> Tensor:
+    """Public cases as a release has them."""
+    return as_released(settings, public_cases(settings, private))
 
 
 @pytest.fixture
@@ -75,3 +82,34 @@ def test_a_varied_prior_is_another_of_the_same_images_and_the_same_each_time() -
     assert varied.shape == plain.shape
     assert torch.equal(varied, again)
     assert float((varied - plain).abs().amax(dim=(1, 2, 3)).min()) > 0.05
+
+
+RELEASED = ("statistics.share=1", "generator=moments", "segmenter.rounds=0")
+
+
+@pytest.mark.parametrize("words", [RELEASED, ("statistics.share=0.5",), (*RELEASED, "prior.nearest=true")])
+@pytest.mark.parametrize(("masks", "said"), [
+    ("background,lungs", "'lungs' .*lung, lesion"),
+    ("background,lung,heart", "'heart'"),
+])  # fmt: skip
+def test_a_mask_class_that_no_public_image_shows_is_refused_where_masks_rest_on_them(
+    words: tuple[str, ...], masks: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        public_cases(study(*words, f"data.mask_classes=[{masks}]"))
+
+
+def test_a_public_folder_that_shows_the_class_is_enough(folder: Path) -> None:
+    words = ("data.mask_classes=[background,lungs]", f"prior.roots=[{folder}]")
+    assert any((case.mask == 1).any() for case in public_cases(study(*RELEASED, *words)) if case.mask is not None)
+
+
+@pytest.mark.parametrize("words", [
+    ("statistics.share=0", "prior.steps=1"),
+    (*RELEASED, "statistics.basis=cosine"),
+    (*RELEASED, "statistics.basis=cosine", "prior.phantoms=0"),
+    (*RELEASED, "prior.phantoms=0"),
+    ("statistics.share=0.5", "generator.with_masks=false", "segmenter.rounds=0"),
+])  # fmt: skip
+def test_where_masks_do_not_rest_on_public_images_they_may_have_any_name(words: tuple[str, ...]) -> None:
+    public_cases(study(*words, "data.mask_classes=[background,lungs]"))

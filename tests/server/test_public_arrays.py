@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError
@@ -47,7 +47,9 @@ class Sites:
 
     def _answer(self, asked: Message) -> Message:
         node, content = asked.metadata.dst_node_id, asked.content
-        full = any(name.startswith(records.PUBLIC_PREFIX) for name in content.array_records[records.ARRAYS])
+        full = any(
+            name.startswith(records.PUBLIC_PREFIX) for name in messages.unpacked(content.array_records[records.ARRAYS])
+        )
         self.sent.append((node, full))
         digest = str(content.config_records[records.CONFIG][records.PUBLIC])
         if full:
@@ -57,7 +59,7 @@ class Sites:
         reply = RecordDict({records.CONFIG: ConfigRecord({records.SITE: NAMES[node], records.STATUS: status})})
         if has:
             reply[records.METRICS] = MetricRecord({records.WEIGHT: 10.0})
-            reply[records.ARRAYS] = ArrayRecord({"w": Array(np.full(2, node, np.float32))})
+            reply[records.ARRAYS] = messages.pack_arrays({"w": np.full(2, node, np.float32)})
         return Message(reply, reply_to=asked)
 
 
@@ -72,7 +74,7 @@ def strategy() -> GuardedStrategy:
 
 def one_round(guarded: GuardedStrategy, sites: Any, number: int = 1) -> dict[str, Any]:
     grid: Any = OneAtATime(sites, guarded.again)
-    asked = guarded.configure_train(number, messages.pack_arrays(START), ConfigRecord(), grid)
+    asked = guarded.configure_train(number, messages.as_flowers(START), ConfigRecord(), grid)
     combined, _ = guarded.aggregate_train(number, grid.send_and_receive(asked, timeout=1.0))
     assert combined is not None
     return dict(messages.unpack_arrays(combined))
@@ -141,7 +143,7 @@ def test_the_servers_own_step_changes_them_in_the_checkpoint_of_its_round(
     part = ServerPart(dict(BASE), step=step)
     before = strategy.courier.digest
     after = _AfterRound(rounds, stage, strategy, {}, None, part)
-    after(1, messages.pack_arrays({"w": np.full(2, 5, np.float32)}))
+    after(1, messages.as_flowers({"w": np.full(2, 5, np.float32)}))
     assert strategy.courier.digest == messages.digest_of(part.public) != before
     latest = store.latest()
     assert latest is not None

@@ -10,12 +10,19 @@ import torch
 from fedmedgen.composition import compose
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.federation import plan
-from fedmedgen.federation.local_statistics import FREQUENCIES, VECTOR, layout_of, reply_shapes, request_shapes
+from fedmedgen.federation.local_statistics import (
+    FREQUENCIES,
+    VECTOR,
+    as_released,
+    layout_of,
+    reply_shapes,
+    request_shapes,
+)
 from fedmedgen.models.basis import PAYING_FEATURES, dimension_for
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.settings import Settings
 from server import statistics
-from server.prior import public_images
+from server.prior import public_cases
 from server.rounds import Rounds
 from server.run_store import Checkpoint, RunStore
 from server.statistics import MOST, ask_about, ask_with, facts_of, generator_of, release
@@ -31,9 +38,14 @@ def rounds(folder: Path, *words: str, noise: float = 0.9) -> tuple[Settings, Rou
     return settings, Rounds(RunStore(folder, settings, "run-1"), MEMBERS, {plan.STATISTICS: noise}, None)
 
 
+def shown(settings: Settings) -> torch.Tensor:
+    """Public images as the stage has them."""
+    return as_released(settings, public_cases(settings))
+
+
 def test_the_dimension_follows_from_noise_and_public_counts(tmp_path: Path) -> None:
     settings, known = rounds(tmp_path, noise=30.0)
-    asked = ask_with(settings, known, public_images(settings))
+    asked = ask_with(settings, known, shown(settings))
     assert asked["basis.scale"].size == dimension_for(30.0, 1000, 2, 39) < 39
     assert {name: value.shape for name, value in asked.items()} == request_shapes(settings, asked["basis.scale"].size)
 
@@ -50,22 +62,22 @@ def test_a_dimension_that_is_named_is_taken_and_else_the_rule_serves(
     tmp_path: Path, words: list[str], size: int
 ) -> None:
     settings, known = rounds(tmp_path, *words)
-    assert ask_with(settings, known, public_images(settings))["basis.scale"].size == size
+    assert ask_with(settings, known, shown(settings))["basis.scale"].size == size
 
 
 def test_principal_components_need_public_images_and_cosines_none(tmp_path: Path) -> None:
     settings, known = rounds(tmp_path, "prior.phantoms=0")
     with pytest.raises(SettingsError, match="needs public images"):
-        ask_with(settings, known, public_images(settings))
+        ask_with(settings, known, shown(settings))
     settings, known = rounds(tmp_path, "prior.phantoms=0", "statistics.basis=cosine", "statistics.dimension=4")
-    assert ask_with(settings, known, public_images(settings))["basis.components"].shape == (4, 2, 16, 16)
+    assert ask_with(settings, known, shown(settings))["basis.components"].shape == (4, 2, 16, 16)
 
 
 @pytest.mark.parametrize("kind", ["moments", "kernel-mean"])
 def test_the_answer_makes_a_generator_of_the_studys_classes_and_masks(tmp_path: Path, kind: str) -> None:
     words = [f"statistics.kind={kind}", "statistics.features=8", "statistics.dimension=4"]
     settings, known = rounds(tmp_path, *words)
-    public = public_images(settings)
+    public = shown(settings)
     asked = ask_with(settings, known, public)
     assert (FREQUENCIES in asked) == (kind == "kernel-mean")
     vector = np.random.default_rng(0).normal(0, 0.1, reply_shapes(settings, 4)[VECTOR]).astype(np.float32)
@@ -83,7 +95,7 @@ def test_the_answer_makes_a_generator_of_the_studys_classes_and_masks(tmp_path: 
 
 
 def cheap(settings: Settings, known: Rounds) -> MomentsGenerator:
-    public = public_images(settings)
+    public = shown(settings)
     vector = np.random.default_rng(0).normal(0, 0.1, reply_shapes(settings, 4)[VECTOR]).astype(np.float32)
     return generator_of(settings, {**ask_with(settings, known, public), VECTOR: vector}, public)
 
@@ -109,7 +121,7 @@ def test_the_second_question_is_of_features_as_many_as_noise_and_public_counts_a
 def test_one_class_leaves_nothing_to_learn_features_from_and_no_site_is_asked(tmp_path: Path) -> None:
     settings, known = rounds(tmp_path, *QUICK, "data.classes=[normal]")
     with pytest.raises(SettingsError, match="at least two classes"):
-        release(NOBODY, known, public_images(settings))
+        release(NOBODY, known, shown(settings))
 
 
 def test_an_earlier_round_that_is_missing_is_not_taken_from_a_later_one(tmp_path: Path) -> None:
@@ -117,4 +129,4 @@ def test_an_earlier_round_that_is_missing_is_not_taken_from_a_later_one(tmp_path
     vector = {VECTOR: np.zeros(3, np.float32)}
     known.store.save(Checkpoint(plan.STATISTICS, 2, {"weights": vector, "ema": vector}, [], 0.0))
     with pytest.raises(RunError, match=r"statistics\.safetensors is missing"):
-        release(NOBODY, known, public_images(settings))
+        release(NOBODY, known, shown(settings))

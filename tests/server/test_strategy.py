@@ -26,7 +26,7 @@ def strategy(**settings: object) -> GuardedStrategy:
 
 
 def ask(guarded: GuardedStrategy) -> dict[str, Message]:
-    sent = list(guarded.configure_train(1, messages.pack_arrays(START), ConfigRecord(), None))  # type: ignore[arg-type]
+    sent = list(guarded.configure_train(1, messages.as_flowers(START), ConfigRecord(), None))  # type: ignore[arg-type]
     return {guarded.members[message.metadata.dst_node_id].site: message for message in sent}
 
 
@@ -117,7 +117,7 @@ def test_a_malformed_reply_is_that_sites_fault_alone(fault: str) -> None:
     elif fault == "two weights":
         bad.content[records.METRICS] = MetricRecord({records.WEIGHT: [100.0, 100.0]})
     elif fault == "broken bytes":
-        bad.content.array_records[records.ARRAYS]["w"].data = b"not an array"
+        bad.content.array_records[records.ARRAYS]["packed"].data = b"not an array"
     else:
         del bad.content[records.ARRAYS]
     combined, _ = guarded.aggregate_train(1, [reply(asked["a"], "a", [1, 1], 300), bad])

@@ -1,7 +1,7 @@
 """Replies one at a time: their order, those that never come, and what the server holds meanwhile."""
 
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,34 +17,48 @@ from server.streaming import OneAtATime, WeightedMean
 pytestmark = pytest.mark.usefixtures("identity")
 MODEL = {f"layer-{number}": np.full((256, 256), number, np.float32) for number in range(16)}
 MODEL_BYTES = sum(value.nbytes for value in MODEL.values())
+PACKED = messages.pack_arrays(MODEL)["packed"]
 
 
 @dataclass
 class Sites:
-    """A grid on which every site answers when its answer is pulled."""
+    """A grid on which every site answers when its answer is pulled; as Flower's, it keeps no model that was sent."""
 
     silent: set[int] = field(default_factory=set)
+    packed: Callable[[int], ArrayRecord] = lambda node: messages.pack_arrays(model_of(node))
     asked: dict[str, Message] = field(default_factory=dict)
     pulled: list[str] = field(default_factory=list)
 
     def push_messages(self, asked: Iterable[Message]) -> list[str]:
-        self.asked = {str(message.metadata.dst_node_id): message for message in asked}
+        for message in asked:
+            known = message.metadata
+            self.asked[str(known.dst_node_id)] = Message(RecordDict(), known.dst_node_id, known.message_type)
         return list(self.asked)
 
     def pull_messages(self, names: list[str]) -> Iterator[Message]:
         self.pulled += names
         for name in names:
             if int(name) not in self.silent:
-                yield answer(self.asked[name])
+                yield answer(self.asked[name], self.packed)
 
 
-def answer(asked: Message) -> Message:
+def model_of(node: int) -> dict[str, Any]:
+    return {name: value + np.float32(node) for name, value in MODEL.items()}
+
+
+def arrived(_: int) -> ArrayRecord:
+    """A reply's bytes, without what a site needs to make them."""
+    data = b"".join([PACKED.data[:1], memoryview(PACKED.data)[1:]])
+    return ArrayRecord({"packed": Array(PACKED.dtype, PACKED.shape, PACKED.stype, data)})
+
+
+def answer(asked: Message, packed: Callable[[int], ArrayRecord]) -> Message:
     node = asked.metadata.dst_node_id
     content = RecordDict(
         {
             records.CONFIG: ConfigRecord({records.SITE: site(node), records.STATUS: records.DONE}),
             records.METRICS: MetricRecord({records.WEIGHT: float(10 * node)}),
-            records.ARRAYS: ArrayRecord({name: Array(value + np.float32(node)) for name, value in MODEL.items()}),
+            records.ARRAYS: packed(node),
         }
     )
     return Message(content, reply_to=asked)
@@ -58,18 +72,21 @@ def one_round(count: int, grid: Any) -> tuple[ArrayRecord, GuardedStrategy]:
     federation = FederationSettings(max_update_norm=1e9)
     members = [Member(node, site(node), "patient", 10 * node, 0) for node in range(1, count + 1)]
     guarded = GuardedStrategy(flower_strategy(federation, count), members, federation)
-    asked = guarded.configure_train(1, messages.pack_arrays(MODEL), ConfigRecord(), grid)
-    combined, _ = guarded.aggregate_train(1, OneAtATime(grid).send_and_receive(asked, timeout=0.1))
+    one_by_one = OneAtATime(grid)
+    replies = one_by_one.send_and_receive(  # as Flower's loop does
+        guarded.configure_train(1, messages.as_flowers(MODEL), ConfigRecord(), grid), timeout=0.1
+    )
+    combined, _ = guarded.aggregate_train(1, replies)
     assert combined is not None
     return combined, guarded
 
 
 def peak_models(count: int) -> float:
     """The most that a round holds at once, in copies of the model, the model that it starts from left out."""
-    one_round(2, Sites())
+    one_round(2, Sites(packed=arrived))
     tracemalloc.start()
     try:
-        one_round(count, Sites())
+        one_round(count, Sites(packed=arrived))
         return tracemalloc.get_traced_memory()[1] / MODEL_BYTES - 1
     finally:
         tracemalloc.stop()

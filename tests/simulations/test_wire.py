@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedmedgen.composition import compose
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
-from fedmedgen.federation import egress, local_round, messages, records
+from fedmedgen.federation import egress, local_round, messages, packing, records
 from fedmedgen.federation.local_statistics import Shapes, reply_shapes, request_shapes
 from fedmedgen.federation.model_arrays import shapes_of
 from fedmedgen.federation.policy import SitePolicy, for_real_sites
@@ -86,6 +86,11 @@ class Walk:
     run: Path
 
 
+def copied(content: RecordDict) -> RecordDict:
+    """As it crossed the wire, whatever becomes of its records afterwards."""
+    return RecordDict({name: type(record)(dict(record)) for name, record in content.items()})
+
+
 def walked(run: Callable[[], Path]) -> tuple[Path, list[Exchange]]:
     """Run a study and listen to its wire."""
     heard: list[Exchange] = []
@@ -93,7 +98,7 @@ def walked(run: Callable[[], Path]) -> tuple[Path, list[Exchange]]:
 
     def listen(grid: InProcessGrid, message: Message) -> Message:
         reply = plain(grid, message)
-        heard.append(Exchange(message.metadata.message_type, message.content, reply.content))
+        heard.append(Exchange(message.metadata.message_type, copied(message.content), copied(reply.content)))
         return reply
 
     with pytest.MonkeyPatch.context() as patched:
@@ -205,10 +210,20 @@ def _odd_records(content: RecordDict, listed: Kinds, *, with_arrays: bool) -> li
 
 
 def _odd_arrays(content: RecordDict, expected: dict[str, tuple[int, ...]]) -> list[str]:
-    arrays = {name: (array.dtype, array.numpy().shape) for record in content.array_records.values()
-              for name, array in record.items()}  # fmt: skip
+    found = [record for record in content.array_records.values() if packing.is_packed(record)]
+    if len(found) != len(content.array_records):
+        return ["arrays beside what is packed"]
+    arrays = {name: (str(value.dtype), value.shape) for record in found
+              for name, value in messages.unpacked(record).items()}  # fmt: skip
     wanted = {name: ("float32", shape) for name, shape in expected.items()}
-    return [f"array {name} {what}" for name, what in arrays.items() ^ wanted.items()]
+    odd = [f"array {name} {what}" for name, what in arrays.items() ^ wanted.items()]
+    return odd + ["bytes beside the arrays" for record in found if not _is_all_arrays(record)]
+
+
+def _is_all_arrays(record: ArrayRecord) -> bool:
+    """Whether a record holds what its arrays pack to, and not a byte more."""
+    own = messages.pack_arrays(messages.unpacked(record))
+    return list(record) == list(own) and all(record[name].data == array.data for name, array in own.items())
 
 
 def _odd_figures(exchange: Exchange, policy: SitePolicy | None) -> list[str]:
@@ -248,7 +263,7 @@ def test_statistics_are_one_vector_that_answers_a_public_basis(tmp_path: Path) -
     walk = deployed(tmp_path, "rounds=1", "segmenter.rounds=0", "statistics.share=0.5", "statistics.dimension=5")
     assert offences(walk) == []
     assert [item.stage for item in walk.exchanges] == ["", "", "statistics", "statistics", "generator", "generator"]
-    assert [list(item.said["arrays"]) for item in walk.exchanges[2:4]] == [["statistics"]] * 2
+    assert [list(messages.unpacked(item.said["arrays"])) for item in walk.exchanges[2:4]] == [["statistics"]] * 2
 
 
 def test_public_arrays_go_to_each_site_once_and_personal_layers_nowhere(tmp_path: Path) -> None:
@@ -265,8 +280,8 @@ def test_public_arrays_go_to_each_site_once_and_personal_layers_nowhere(tmp_path
     assert len(trained) == 3 * walk.settings.rounds
     for number, exchange in enumerate(trained):
         along = {f"public.{name}" for name in public} if number < 3 else set()
-        assert set(exchange.asked["arrays"]) == shared | along
-        assert set(exchange.said["arrays"]) == shared
+        assert set(messages.unpacked(exchange.asked["arrays"])) == shared | along
+        assert set(messages.unpacked(exchange.said["arrays"])) == shared
         assert _odd_records(exchange.asked, told, with_arrays=True) == []
         assert _odd_records(exchange.said, SAID["train"], with_arrays=True) == []
     for site in walk.policies:
@@ -310,10 +325,10 @@ def test_what_is_averaged_is_weighed_by_the_declared_figures(real: Walk, stage: 
     rounds = [item for item in real.exchanges if item.stage == stage]
     first, second = rounds[:2], rounds[2]
     weights = np.array([DECLARED[item.site][stage == "segmenter"] for item in first], np.float64)
-    for name, array in second.asked["arrays"].items():
-        parts = [item.said["arrays"][name].numpy().astype(np.float64) for item in first]
+    for name, array in messages.unpacked(second.asked["arrays"]).items():
+        parts = [messages.unpacked(item.said["arrays"])[name].astype(np.float64) for item in first]
         mean = sum(weight * part for weight, part in zip(weights / weights.sum(), parts, strict=True))
-        np.testing.assert_allclose(array.numpy(), mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(array, mean, rtol=1e-5, atol=1e-6)
         assert np.abs(parts[0] - parts[1]).max() > 1e-4  # so that other weights would show
 
 
@@ -331,18 +346,23 @@ PLANTED: Sequence[tuple[str, Callable[[RecordDict], Any]]] = (
     ("metrics: num-examples", put("metrics", "num-examples", [40.0, 12.0])),
     ("status is patient 17", put("config", "status", "patient 17")),
     ("a site called 17", put("config", "site", "17")),
-    ("array images", lambda content: content["arrays"].update(messages.pack_arrays({"images": np.zeros(1, "f4")}))),
+    ("array images", lambda content: content.__setitem__("arrays", messages.pack_arrays(
+        {**messages.unpack_arrays(content["arrays"]), "images": np.zeros(1, "f4")}))),
     ("float64", lambda content: content.__setitem__("arrays", messages.pack_arrays(
-        {key: array.numpy().astype(np.float64) for key, array in content["arrays"].items()}))),
+        {key: value.astype(np.float64) for key, value in messages.unpacked(content["arrays"]).items()}))),
     ("(1, ", lambda content: content.__setitem__("arrays", messages.pack_arrays(
-        {key: array.numpy()[None] for key, array in content["arrays"].items()}))),
+        {key: value[None] for key, value in messages.unpacked(content["arrays"]).items()}))),
+    ("bytes beside the arrays", lambda content: setattr(
+        content["arrays"]["packed"], "data", content["arrays"]["packed"].data + b"patient 17")),
+    ("arrays beside what is packed", lambda content: content["arrays"].update(
+        {"images": Array(np.zeros((8, 1, 16, 16), np.float32))})),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(("words", "plant"), PLANTED, ids=[words for words, _ in PLANTED])
 def test_the_walk_sees_what_is_planted_in_one_reply(real: Walk, words: str, plant: Callable[[RecordDict], Any]) -> None:
     *before, last = real.exchanges
-    said = RecordDict({name: type(record)(dict(record)) for name, record in last.said.items()})
+    said = copied(last.said)
     plant(said)
     found = offences(Walk([*before, replace(last, said=said)], real.settings, real.policies, real.run))
     assert any(words in item for item in found)

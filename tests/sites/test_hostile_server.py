@@ -88,20 +88,20 @@ def each(change: Callable[[np.ndarray], np.ndarray]) -> Tamper:
     return arrays(lambda found: found.update({name: change(value) for name, value in found.items()}))
 
 
-def crafted(dtype: str, shape: list[int], data: bytes) -> Tamper:
-    """One array that isn't what its bytes say."""
+def crafted(entry: Any, data: bytes = b"") -> Tamper:
+    """The first array as an entry of the header that isn't what its bytes are."""
 
     def change(content: RecordDict) -> None:
-        first = next(iter(content.array_records[records.ARRAYS]))
-        content[records.ARRAYS][first] = Array(dtype, tuple(shape), "numpy.ndarray", data)
+        found = messages.unpack_arrays(content.array_records[records.ARRAYS])
+        header = json.dumps({next(iter(found)): entry}).encode()
+        as_bytes(len(header).to_bytes(8, "little") + header + data)(content)
 
     return change
 
 
-LYING_HEADER = (
-    b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
-    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (4000000000000,), }".ljust(117) + b"\n"
-)  # fmt: skip
+def as_bytes(data: bytes) -> Tamper:
+    return record("arrays", ArrayRecord({"packed": Array("uint8", (len(data),), "safetensors", data)}))
+
 
 MECHANISM = [
     *[(f"noise {value}", word("noise-multiplier", value), "noise.multiplier")
@@ -202,9 +202,37 @@ FORM = [
     ("another shape", each(lambda value: value[None]), "must be float32 of shape"),
     ("not a number", each(lambda value: value * np.float32(np.nan)), "not all finite"),
     ("infinite", each(lambda value: value + np.float32(np.inf)), "not all finite"),
-    ("pickled", crafted("object", [1], pickle.dumps([1])), "arrays can't be read"),
-    ("no array", crafted("float32", [1], b"patient 17"), "arrays can't be read"),
-    ("lying header", crafted("float32", [1], LYING_HEADER), "arrays can't be read"),
+    ("pickled", as_bytes(pickle.dumps([1])), "arrays can't be read"),
+    (
+        "an array of another type",
+        crafted({"dtype": "object", "shape": [1], "data_offsets": [0, 4]}, b"1234"),
+        "arrays can't be read",
+    ),
+    ("no array", crafted("patient 17"), "arrays can't be read"),
+    (
+        "a lying shape",
+        crafted({"dtype": "F32", "shape": [4 * 10**12], "data_offsets": [0, 4]}, b"1234"),
+        "arrays can't be read",
+    ),
+    (
+        "bytes that aren't there",
+        crafted({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, b"1234"),
+        "arrays can't be read",
+    ),
+    (
+        "bytes before the first",
+        crafted({"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}, b"1234"),
+        "arrays can't be read",
+    ),
+    ("a header without end", as_bytes((2**40).to_bytes(8, "little") + b"{}"), "arrays can't be read"),
+    ("a deep header", as_bytes((10**6).to_bytes(8, "little") + b"[" * 10**6), "arrays can't be read"),
+    ("no header", as_bytes(b""), "arrays can't be read"),
+    ("arrays one by one", record("arrays", ArrayRecord({"w": Array(np.zeros(1, np.float32))})), "aren't packed as one"),
+    (
+        "a pickle beside",
+        record("arrays", ArrayRecord({"packed": Array("object", (1,), "numpy.ndarray", b"x")})),
+        "aren't packed as one",
+    ),
 ]
 ROWS = [*MECHANISM, *STUDY, *SITES_OWN, *GREED, *FORM]
 TYPES = ["evaluate", "query", "train.raw", "evaluate.images", "query.ranges", "system"]
