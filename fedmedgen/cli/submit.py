@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedmedgen.deployment.project import ServerConfig
     from fedmedgen.deployment.studies import StudyRecord
 
 POLL_SECONDS = 1.0
@@ -39,11 +40,19 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Submit, and wait for the end."""
+    from fedmedgen.cli.main import INTERRUPTED
+    from fedmedgen.deployment import health
     from fedmedgen.deployment.submitting import submit
 
-    record, folder = submit(arguments.study)
-    if not arguments.no_wait:
-        record = _wait(folder, record, quiet=arguments.json)
+    record, server = submit(arguments.study)
+    if not health.answers(server.health_port):
+        sys.stderr.write("warning: no server answers: nothing will run until `fedmedgen serve` does\n")
+    try:
+        record = record if arguments.no_wait else _wait(server, record, quiet=arguments.json)
+    except KeyboardInterrupt:
+        where = f"http://127.0.0.1:{server.health_port}/health"
+        sys.stderr.write(f"{record.name} goes on without this command, in {record.out}; how it is: curl {where}\n")
+        return INTERRUPTED
     if arguments.json:
         print(json.dumps({"name": record.name, "status": record.status, "out": record.out, "reason": record.reason}))
     elif arguments.no_wait:
@@ -53,13 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if arguments.no_wait or record.status == "completed" else 1
 
 
-def _wait(folder: Path, record: "StudyRecord", *, quiet: bool) -> "StudyRecord":
+def _wait(server: "ServerConfig", record: "StudyRecord", *, quiet: bool) -> "StudyRecord":
+    from fedmedgen.deployment.serving import studies_folder
     from fedmedgen.deployment.studies import ENDED, progress_of, read
 
     said = ""
     while record.status not in ENDED:
         time.sleep(POLL_SECONDS)
-        record = read(folder / f"{record.name}.json")
+        record = read(studies_folder(server) / f"{record.name}.json", Path(server.runs))
         now = f"{record.status}{progress_of(record)}"
         if now != said and not quiet:
             sys.stderr.write(f"{record.name}: {now}\n")

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+
 from fedmedgen.errors import RunError
 
 CONNECTION = "fedmedgen"
@@ -19,6 +22,17 @@ QUIET = {
 }
 BIN = Path(sys.executable).parent
 SECONDS = 180.0
+
+
+class KeyTakenError(RunError):
+    """Flower has a node of this key already, or had one: it takes no key a second time."""
+
+
+class NoNodeError(RunError):
+    """Flower has no such node, or no longer."""
+
+
+CODES: Mapping[str, type[RunError]] = {"[code: 23]": KeyTakenError, "[code: 24]": NoNodeError}  # in Flower's words
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -56,18 +70,47 @@ class FlowerCli:
         return str(found[0]["status"]) if found else "unknown"
 
     def register(self, public_key: Path, name: str) -> int:
-        """Let a site come; the number of its node."""
+        """Let a site come; the number of its node.
+
+        **Raises** `KeyTakenError` where Flower has had the key before, even of a site that may come no more.
+        """
         return int(self._ask("supernode", "register", str(public_key), CONNECTION, "--name", name)["node-id"])
 
     def unregister(self, node: int) -> None:
-        """Let a site come no more."""
+        """Let a site come no more.
+
+        **Raises** `NoNodeError` where Flower has no such node, or no longer.
+        """
         self._ask("supernode", "unregister", str(node), CONNECTION)
 
     def nodes(self) -> dict[int, str]:
-        """Each node's status: `online`, `offline`, `registered`."""
+        """Each node's status: `online`, `offline`, `registered`, `unregistered`."""
         return {
             int(node["node-id"]): str(node["status"]) for node in self._ask("supernode", "list", CONNECTION)["nodes"]
         }
+
+    def find(self, public_key: Path) -> tuple[int, str] | None:
+        """The node of a site's key and its status; asked of Flower's API, for what its command lists names no keys.
+
+        **Raises** `RunError` also where the file holds no key.
+        """
+        import httpx
+        from flwr.proto.control_pb2 import ListNodesRequest
+        from flwr.supercore.control import ControlHttpClient
+
+        try:
+            key = load_ssh_public_key(public_key.read_bytes())
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise RunError(f"expected a site's public key at {public_key}: {error}") from error
+        content = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        client = ControlHttpClient.from_server_address(f"127.0.0.1:{self.port}", False, self.ca.read_bytes(), ())
+        try:
+            nodes = client.ListNodes(ListNodesRequest()).nodes_info
+        except httpx.HTTPError as error:
+            raise RunError(f"Flower's list of sites can't be had: {error}") from error
+        finally:
+            client.close()
+        return next(((int(node.node_id), node.status) for node in nodes if node.public_key == content), None)
 
     def _ask(self, *words: str) -> dict[str, Any]:
         command = [str(BIN / "flwr"), *words, "--format", "json"]
@@ -80,7 +123,9 @@ class FlowerCli:
             raise RunError(f"flwr {words[0]} gave no answer within {SECONDS:g} s") from error
         answer = _last_object(done.stdout)
         if done.returncode or not answer.get("success", True):
-            raise RunError(f"flwr {' '.join(words[:2])} failed: {(done.stdout + done.stderr)[-1000:].strip()}")
+            said = (done.stdout + done.stderr)[-1000:].strip()
+            kind = next((kind for code, kind in CODES.items() if code in said), RunError)
+            raise kind(f"flwr {' '.join(words[:2])} failed: {said}")
         return answer
 
 

@@ -1,9 +1,10 @@
 """A health endpoint on this machine alone: 200 where all is well, else 503, and why as JSON."""
 
+import http.client
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -54,3 +55,13 @@ def serving(port: int, state: State) -> Iterator[None]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def answers(port: int) -> bool:
+    """Whether anything answers there, be it well or not."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with closing(connection), suppress(OSError, http.client.HTTPException):
+        connection.request("GET", "/health")
+        connection.getresponse()
+        return True
+    return False

@@ -1,15 +1,17 @@
 """`fedmedgen serve`: a SuperLink that is kept alive, the sites that may come, and the studies that were submitted."""
 
 import fcntl
+import http.client
 import logging
 import ssl
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from fedmedgen.deployment import certificates, health
 from fedmedgen.deployment.flower_cli import FlowerCli, environment
@@ -36,12 +38,13 @@ class Server:
         self.cli = FlowerCli(self.state / "flower", config.port, Path(config.ca))
         self.members = Members(Path(config.sites), self.state / "members.json", self.cli)
         self.studies = Studies(
-            studies_folder(config), Path(config.app), self.members.file, self.cli, config.attempts,
-            config.attempt_seconds,
+            studies_folder(config), Path(config.runs), Path(config.app), self.members.file, self.cli,
+            config.attempts, config.attempt_seconds,
         )  # fmt: skip
         first, longest = config.restart_seconds, config.restart_longest
         self.link = Kept(self._program(), self.state / "logs" / "superlink.log", first=first, longest=longest)
         self.healthy = False
+        self.served: x509.Certificate | None = None  # as the SuperLink showed it last
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -61,14 +64,16 @@ class Server:
     def said(self) -> dict[str, Any]:
         """What the health endpoint says."""
         running = self.link.running and self.healthy
-        days = round(certificates.days_left(certificates.read_certificate(Path(self.config.certificate))), 1)
+        kept = certificates.read_certificate(Path(self.config.certificate))
+        served = self.served or kept
         return {
             "ok": running,
             "superlink": "running" if running else self.link.status,
             "restarts": self.link.restarts,
-            "sites": {name: "online" if name in self.members.online else "away" for name in self.members.known},
+            "sites": self.members.said(),
             "studies": self.studies.said(),
-            "certificate_days_left": days,
+            "certificate_days_left": round(certificates.days_left(served), 1),
+            "restart_needed": "" if served == kept else f"{self.config.certificate} is not the one that sites see yet",
         }
 
     def _tick(self, looked: float) -> float:
@@ -92,14 +97,14 @@ class Server:
         return looked
 
     def _answers(self) -> bool:
+        """Whether the SuperLink does; notes the certificate that it shows."""
         context = ssl.create_default_context(cafile=self.config.ca)
-        with (
-            suppress(OSError),
-            urllib.request.urlopen(
-                f"https://127.0.0.1:{self.config.port}/health", timeout=5, context=context
-            ) as answer,
-        ):
-            return bool(answer.status == 200)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.config.port, timeout=5, context=context)
+        with closing(connection), suppress(OSError, http.client.HTTPException):
+            connection.connect()
+            self.served = x509.load_der_x509_certificate(connection.sock.getpeercert(binary_form=True) or b"")
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
         return False
 
     def _program(self) -> Program:

@@ -1,5 +1,6 @@
 """The studies of a server: what was submitted, how it goes, and how one that was cut off goes on."""
 
+import hashlib
 import json
 import logging
 import os
@@ -26,12 +27,13 @@ class StudyRecord:
 
     name: str
     overrides: tuple[str, ...]
-    out: str
+    out: str  # by the server's settings and the name; not written down, for its folder may be moved
     status: Status = "waiting"
     run: int = 0  # Flower's number of the last attempt
     since: float = 0.0  # when that began
     attempts: int = 0  # that got no round further
     reached: str = ""  # the last checkpoint when it began
+    result_before: str | None = None  # the SHA-256 of the result that lay there then
     not_before: float = 0.0  # when it may be tried again
     reason: str = ""
     submitted: float = 0.0
@@ -43,6 +45,7 @@ class Studies:
     """Carries the waiting studies out, one after the other in the order they were submitted."""
 
     folder: Path
+    runs: Path
     app: Path
     members: Path
     cli: FlowerCli
@@ -56,7 +59,7 @@ class Studies:
         found, damaged = [], []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                found.append(read(path))
+                found.append(read(path, self.runs))
             except RunError as error:
                 damaged.append(path.stem)
                 if path.stem not in self.damaged:
@@ -93,7 +96,8 @@ class Studies:
             "resume": resume,
             "members": str(self.members),
         }
-        begun = replace(record, since=time.time(), reached=_reached(out))
+        before = _digest(out / "result.json")
+        begun = replace(record, since=time.time(), reached=_reached(out), result_before=before)
         try:
             run = self.cli.run(self.app, config)
         except RunError as error:
@@ -106,8 +110,7 @@ class Studies:
     def _see_to(self, record: StudyRecord) -> None:
         said = _progress(Path(record.out), since=record.since)
         if said.get("stage") == "completed":
-            write(self.folder, replace(record, status="completed", reason=""))
-            logger.warning("study %s is done: %s", record.name, record.out)
+            self._done(record)
         elif said.get("stage") == "failed":
             self._again(record, str(said.get("reason", "")), counts=True)
         elif time.monotonic() - self.asked > ASK_SECONDS:
@@ -116,8 +119,15 @@ class Studies:
             if status.startswith("finished") and _progress(Path(record.out), since=record.since) == said:
                 self._again(record, f"Flower says {status}", counts=True)
 
+    def _done(self, record: StudyRecord) -> None:
+        write(self.folder, replace(record, status="completed", reason=""))
+        logger.warning("study %s is done: %s", record.name, record.out)
+
     def _again(self, record: StudyRecord, reason: str, *, counts: bool) -> None:
-        """Put a study that was cut off back in line, unless it has been tried often enough without getting further."""
+        """Put a study that was cut off back in line, unless it was done by then, or got no further often enough."""
+        if _has_completed(record):
+            self._done(record)
+            return
         further = _reached(Path(record.out)) not in ("", record.reached)
         attempts = 0 if further else record.attempts + counts
         status: Status = "failed" if attempts >= self.most_attempts else "waiting"
@@ -127,11 +137,16 @@ class Studies:
         logger.warning("study %s was cut off (%s): %s", record.name, reason[:300], status)
 
 
-def read(path: Path) -> StudyRecord:
-    """**Raises** `RunError` where the record is damaged."""
+def read(path: Path, runs: Path | None = None) -> StudyRecord:
+    """A study's record; its results are in `runs`, by default where a kit has them.
+
+    **Raises** `RunError` where the record is damaged.
+    """
+    runs = runs or path.parent.parent.parent / "runs"
     try:
         known: dict[str, Any] = json.loads(path.read_text())
-        return StudyRecord(**{**known, "overrides": tuple(known["overrides"])})
+        words = {"overrides": tuple(known["overrides"]), "out": str(runs / known["name"])}
+        return StudyRecord(**{**known, **words})
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"a study's record at {path} can't be read ({type(error).__name__}: {error}): hand the study over again"
@@ -143,8 +158,9 @@ def write(folder: Path, record: StudyRecord) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record.name}.json"
     draft = path.with_suffix(".draft")
+    words = {key: value for key, value in asdict(record).items() if key != "out"}
     with draft.open("w") as file:
-        file.write(json.dumps(asdict(record), indent=1))
+        file.write(json.dumps(words, indent=1))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
@@ -154,6 +170,20 @@ def _reached(out: Path) -> str:
     """The last checkpoint in words; nothing where there is none, or one that can't be read."""
     known = _object_in(out / "checkpoint.json")
     return f"{known['stage']} {known['round']}" if {"stage", "round"} <= known.keys() else ""
+
+
+def _has_completed(record: StudyRecord) -> bool:
+    """Whether the last attempt's own result, and not one that lay there before it, says that it was completed."""
+    path = Path(record.out) / "result.json"
+    return record.result_before not in (None, _digest(path)) and _object_in(path).get("status") == "completed"
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file; nothing where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def progress_of(record: StudyRecord) -> str:

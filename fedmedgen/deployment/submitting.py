@@ -15,8 +15,8 @@ from fedmedgen.errors import FedmedgenError, RunError, SettingsError
 from fedmedgen.settings import Settings
 
 
-def submit(path: Path) -> tuple[StudyRecord, Path]:
-    """Hand a study over, or one that failed a second time: it goes on from its checkpoint; its record and folder.
+def submit(path: Path) -> tuple[StudyRecord, ServerConfig]:
+    """Hand a study over, or one that failed a second time: it goes on from its checkpoint; its record and its server.
 
     **Raises** `SettingsError` for settings that no deployment can carry out, `RunError` for a name that is taken.
     """
@@ -33,7 +33,7 @@ def submit(path: Path) -> tuple[StudyRecord, Path]:
     record = _taken_up(folder / f"{study.name}.json", fresh, settings)
     record = replace(record, bundle=digest_of(Path(server.app)))
     write(folder, record)
-    return record, folder
+    return record, server
 
 
 def _taken_up(path: Path, fresh: StudyRecord, settings: Settings) -> StudyRecord:
@@ -42,7 +42,7 @@ def _taken_up(path: Path, fresh: StudyRecord, settings: Settings) -> StudyRecord
     **Raises** `RunError` where another study has the name, or this one has it and hasn't failed.
     """
     try:
-        known = read(path) if path.is_file() else None
+        known = read(path, Path(fresh.out).parent) if path.is_file() else None
     except RunError:  # damaged: what it was stands in its run folder too
         return fresh if _begun(Path(fresh.out), settings) else _unused(fresh)
     if known is None or known.status == "completed":
@@ -64,8 +64,9 @@ def _unused(fresh: StudyRecord) -> StudyRecord:
 
 
 def _begun(out: Path, settings: Settings) -> bool:
-    """Whether the run folder is of a study with these very settings."""
+    """Whether the run folder is of a study with these very settings, wherever it was when that began."""
     try:
-        return Settings.from_mapping(yaml.safe_load((out / "settings.yaml").read_text())) == settings
+        known = Settings.from_mapping(yaml.safe_load((out / "settings.yaml").read_text()))
+        return replace(known, out=settings.out) == settings
     except (OSError, ValueError, TypeError, yaml.YAMLError, FedmedgenError):
         return False

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedmedgen.deployment import certificates
 from simulations.campaigns import accounts, intruders
 from simulations.campaigns.deployment import Deployment, wait_for
 from simulations.campaigns.faults import kill_alone, spoil_checkpoint
@@ -85,6 +86,23 @@ def test_every_intruder_but_a_fresh_replay_is_refused_and_written_down(deploymen
         elif name not in intruders.NOT_REFUSED:
             wait_for(lambda: len(deployment.security("server")) > before, 10, f"a line about {name}")  # noqa: B023
             assert deployment.security("server")[-1]["peer"] == intruders.STRANGER, name
+
+
+def test_a_key_that_was_revoked_and_put_back_is_shown_as_refused(deployment: Deployment) -> None:
+    file = deployment.kit("server") / "sites" / "west.pub"
+    file.unlink(missing_ok=True)
+    wait_for(lambda: "west" not in deployment.health("server").get("sites", {"west": ""}), 120, "the revocation")
+    file.write_bytes(certificates.public_ssh(intruders.site_key(deployment, "west")))
+    wait_for(lambda: deployment.health("server").get("sites", {}).get("west") == "refused", 120, "the refusal")
+
+
+def test_a_site_whose_registration_was_never_written_down_is_taken_up_again(deployment: Deployment) -> None:
+    file = Path(deployment.server.state) / "members.json"
+    before = json.loads(file.read_text())
+    deployment.kill("server")
+    file.write_text(json.dumps({name: one for name, one in before.items() if name != "north"}))
+    deployment.start("server")
+    wait_for(lambda: json.loads(file.read_text()).get("north") == before["north"], 120, "north, as it was registered")
 
 
 def test_all_ends_when_told_with_nothing_left_behind(deployment: Deployment) -> None:

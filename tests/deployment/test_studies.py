@@ -1,4 +1,4 @@
-"""Studies on a deployment: in line, begun, cut off, gone on with, given up; and the sites that may come."""
+"""Studies on a deployment: in line, begun, cut off, gone on with, given up, or done unseen."""
 
 import json
 import os
@@ -10,17 +10,15 @@ from typing import Any
 
 import pytest
 
-from fedmedgen.deployment.members import Members
 from fedmedgen.deployment.studies import Studies, StudyRecord, progress_of, read, write
 from fedmedgen.errors import RunError
 
 
 @dataclass
 class Pretended:
-    """Stands in for Flower's command line, each command of which is a process of seconds."""
+    """Stands in for the part of Flower's command line that has to do with runs."""
 
     configs: list[Mapping[str, Any]] = field(default_factory=list)
-    registered: dict[int, str] = field(default_factory=dict)
     says: str = "running"
     broken: bool = False
 
@@ -33,19 +31,6 @@ class Pretended:
     def status(self, run: int) -> str:
         return self.says
 
-    def register(self, public_key: Path, name: str) -> int:
-        if self.broken:
-            raise RunError("no")
-        node = max(self.registered, default=0) + 1
-        self.registered[node] = name
-        return node
-
-    def unregister(self, node: int) -> None:
-        del self.registered[node]
-
-    def nodes(self) -> dict[int, str]:
-        return dict.fromkeys(self.registered, "online")
-
 
 @pytest.fixture
 def cli() -> Pretended:
@@ -54,16 +39,22 @@ def cli() -> Pretended:
 
 @pytest.fixture
 def studies(tmp_path: Path, cli: Pretended) -> Studies:
+    return in_kit(tmp_path / "kit", cli)
+
+
+def in_kit(kit: Path, cli: Pretended) -> Studies:
+    """The studies of a server whose kit lies there."""
     flower: Any = cli
-    return Studies(tmp_path / "studies", tmp_path / "app", tmp_path / "members.json", flower, 3, first_wait=0.0)
+    state, runs = kit / "state", kit / "runs"
+    return Studies(state / "studies", runs, kit / "app", state / "members.json", flower, 3, first_wait=0.0)
 
 
 def handed_over(studies: Studies, name: str = "first", submitted: float = 1.0) -> StudyRecord:
     record = StudyRecord(
-        name=name, overrides=("study=demo", "data.classes=[a, b]"), out=str(studies.folder.parent / name),
+        name=name, overrides=("study=demo", "data.classes=[a, b]"), out=str(studies.runs / name),
         submitted=submitted,
     )  # fmt: skip
-    Path(record.out).mkdir()
+    Path(record.out).mkdir(parents=True)
     write(studies.folder, record)
     return record
 
@@ -74,14 +65,19 @@ def now(studies: Studies, name: str = "first") -> StudyRecord:
 
 def say(studies: Studies, **words: Any) -> None:
     """What a running study writes of itself."""
-    (studies.folder.parent / "first" / "progress.json").write_text(json.dumps(words))
+    (studies.runs / "first" / "progress.json").write_text(json.dumps(words))
+
+
+def leave(studies: Studies, status: str) -> None:
+    """The result of a run that has ended."""
+    (studies.runs / "first" / "result.json").write_text(json.dumps({"status": status, "at": time.time()}))
 
 
 def reach(studies: Studies, number: int) -> None:
     """A round's end, as the run folder keeps it."""
-    (studies.folder.parent / "first" / "settings.yaml").write_text("")
+    (studies.runs / "first" / "settings.yaml").write_text("")
     words = {"stage": "generator", "round": number}
-    (studies.folder.parent / "first" / "checkpoint.json").write_text(json.dumps(words))
+    (studies.runs / "first" / "checkpoint.json").write_text(json.dumps(words))
 
 
 def test_studies_run_one_after_the_other_as_submitted(studies: Studies, cli: Pretended) -> None:
@@ -213,41 +209,73 @@ def test_a_record_is_on_the_disk_before_anything_goes_on(studies: Studies, monke
     assert order == ["fsync", "replace"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"north": {}}', '{"north": {"node": "x", "key": ""}}'])
-def test_a_damaged_list_of_members_is_said_in_words(tmp_path: Path, cli: Pretended, text: str) -> None:
-    (tmp_path / "members.json").write_text(text)
-    with pytest.raises(RunError, match=r"delete it and superlink\.db"):
-        Members(tmp_path, tmp_path / "members.json", cli)  # type: ignore[arg-type]
+def test_a_study_that_was_done_before_the_server_could_see_it_is_not_run_again(
+    studies: Studies, cli: Pretended
+) -> None:
+    handed_over(studies)
+    studies.keep()
+    reach(studies, 2)
+    leave(studies, "completed")
+    studies.interrupted()
+    studies.keep()
+    assert (now(studies).status, now(studies).reason, len(cli.configs)) == ("completed", "", 1)
 
 
-def test_sites_come_and_go_with_their_public_keys(tmp_path: Path, cli: Pretended) -> None:
-    keys = tmp_path / "sites"
-    keys.mkdir()
-    members = Members(keys, tmp_path / "members.json", cli)  # type: ignore[arg-type]
-    (keys / "north.pub").write_text("a key")
-    (keys / "south.pub").write_text("another")
-    members.keep()
-    members.look()
-    assert (set(cli.registered.values()), members.online) == ({"north", "south"}, ("north", "south"))
-    (keys / "north.pub").unlink()
-    (keys / "south.pub").write_text("a new one")
-    old = {name: entry["node"] for name, entry in members.known.items()}
-    members.keep()
-    assert list(cli.registered.values()) == ["south"]
-    assert members.known["south"]["node"] != old["south"]
-    again = Members(keys, tmp_path / "members.json", cli)  # type: ignore[arg-type]
-    again.keep()
-    assert list(cli.registered.values()) == ["south"]
+def test_a_study_that_flower_says_has_ended_is_done_if_its_result_says_so(studies: Studies, cli: Pretended) -> None:
+    handed_over(studies)
+    studies.keep()
+    leave(studies, "completed")
+    cli.says, studies.asked = "finished:failed", -1e9
+    studies.keep()
+    assert now(studies).status == "completed"
 
 
-def test_a_site_that_flower_will_not_register_does_not_keep_others_out(tmp_path: Path, cli: Pretended) -> None:
-    keys = tmp_path / "sites"
-    keys.mkdir()
-    (keys / "north.pub").write_text("a key")
-    members = Members(keys, tmp_path / "members.json", cli)  # type: ignore[arg-type]
-    cli.broken = True
-    members.keep()
-    assert members.known == {}
-    cli.broken = False
-    members.keep()
-    assert set(members.known) == {"north"}
+@pytest.mark.parametrize("later", [0.0, 3600.0])  # a copied folder, or a clock set back, makes an old file look new
+def test_an_earlier_result_is_not_taken_for_that_of_a_run_that_was_extended(studies: Studies, later: float) -> None:
+    record = handed_over(studies)
+    leave(studies, "completed")
+    result = Path(record.out) / "result.json"
+    studies.keep()
+    os.utime(result, (time.time() + later, time.time() + later))
+    studies.interrupted()
+    assert now(studies).status == "waiting"
+    studies.keep()
+    leave(studies, "failed")
+    studies.interrupted()
+    assert now(studies).status == "waiting"
+    studies.keep()
+    leave(studies, "completed")
+    studies.interrupted()
+    assert now(studies).status == "completed"
+
+
+def test_a_record_from_before_that_knows_of_no_earlier_result_is_run_again(studies: Studies) -> None:
+    record = handed_over(studies)
+    write(studies.folder, replace(record, status="running"))
+    leave(studies, "completed")
+    studies.interrupted()
+    assert now(studies).status == "waiting"
+
+
+def test_a_server_that_was_moved_goes_on_with_its_studies_where_it_is_now(
+    studies: Studies, cli: Pretended, tmp_path: Path
+) -> None:
+    handed_over(studies)
+    studies.keep()
+    reach(studies, 2)
+    (tmp_path / "kit").rename(tmp_path / "elsewhere")
+    moved = in_kit(tmp_path / "elsewhere", cli)
+    moved.interrupted()
+    moved.keep()
+    assert cli.configs[1]["out"] == str(tmp_path / "elsewhere" / "runs" / "first") == now(moved).out
+    assert cli.configs[1]["resume"] is True
+    assert not (tmp_path / "kit").exists()
+    assert str(tmp_path) not in (moved.folder / "first.json").read_text()
+
+
+def test_a_record_from_before_that_names_a_folder_is_still_read(studies: Studies, cli: Pretended) -> None:
+    handed_over(studies)
+    file = studies.folder / "first.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "out": "/where/it/was/first"}))
+    studies.keep()
+    assert cli.configs[0]["out"] == str(studies.runs / "first")
