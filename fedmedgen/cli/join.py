@@ -12,8 +12,9 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
         "join",
         help="take part in a deployment until told to stop",
         description="Run Flower's SuperNode with the kit's key, behind a guard that runs no bundle whose SHA-256 is "
-        "not in the site's policy. Connects out to the server, and again whenever it has to. Ends on SIGTERM or "
-        "Ctrl-C with all that it started; logs in state/logs, security.jsonl beside the ledger.",
+        "not in the site's policy. Connects out to the server, and again whenever it has to. Does not start with "
+        "a simulation's policy, nor where no patient can be read. Ends on SIGTERM or Ctrl-C with all that it started; "
+        "logs in state/logs, security.jsonl beside the ledger.",
         epilog="example: fedmedgen join north/site.yaml",
     )
     parser.add_argument("config", metavar="SITE.yaml", type=Path, help="the site's settings, in its kit")

@@ -50,6 +50,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return _say(error, USAGE)
     except FedmedgenError as error:
         return _say(error, REFUSED)
+    except OSError as error:  # a file, a disk or the network; --verbose says where in the program
+        logging.getLogger(__name__).debug("what went wrong", exc_info=error)
+        return _say(_words(error), REFUSED)
     except KeyboardInterrupt:
         return _say("interrupted; go on with --resume where the command has it", INTERRUPTED)
 
@@ -102,6 +105,12 @@ def _missing(name: str) -> int:
         f"'fedmedgen {name}' lives with the studies, which are not part of this installation: "
         "clone the fedmedgen repository and run `make install` there"
     )
+
+
+def _words(error: OSError) -> str:
+    """Which path, as far as it is known, and what went wrong with it."""
+    places = " and ".join(str(place) for place in (error.filename, error.filename2) if place is not None)
+    return f"{places} can't be used: {error.strerror or error}" if places else f"{type(error).__name__}: {error}"
 
 
 def _say(error: object, code: int) -> int:

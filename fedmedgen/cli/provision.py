@@ -17,8 +17,10 @@ what is written:
   DIR/server/        keys, certificate, settings, the app, start.sh, systemd unit, compose file, README.md
   DIR/sites/NAME/    the same for each site, with a policy to fill in: hand it over on a way you trust
 
-Run it again after a change of the file: new sites get kits, sites that left the file are revoked, a certificate that
-ends within 30 days is renewed. Keys, policies and settings that are there are never changed.
+Run it again after a change of the file: new sites get kits, a certificate that ends within 30 days is renewed. Keys,
+policies and settings that are there are never changed; a site whose kit was moved out keeps its key. To revoke a site,
+take it from the file AND delete sites/NAME.pub on the server's machine, which this command can't reach: turned away
+within seconds.
 
 example: fedmedgen provision project.yaml --out chest-2026"""
 
@@ -52,5 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for word, found in (("made", done.made), ("renewed", done.renewed), ("revoked", done.revoked)):
         print(f"{word}: {', '.join(found) or 'nothing'}")
+    for name in done.revoked:
+        print(f"now delete sites/{name}.pub on the server's machine: {name} is turned away within seconds")
+    for name in done.kept:
+        print(f"{name}'s kit isn't here; its key is kept as it is")
     print(f"the app's bundle, as sites' policies list it: {done.bundle}")
     return 0

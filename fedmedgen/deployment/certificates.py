@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedmedgen.errors import RunError
 
 AUTHORITY_DAYS = 3650
 RENEW_DAYS = 30  # before its end a certificate is renewed
@@ -34,8 +37,13 @@ def write_key(path: Path, key: Key, *, ssh: bool = False) -> None:
 
 
 def read_key(path: Path) -> Key:
-    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    """**Raises** `RunError` where there is none of ours."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _unreadable("private key", path, error) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _unreadable("private key", path, "it is none of an elliptic curve")
     return key
 
 
@@ -85,7 +93,18 @@ def write_certificate(path: Path, certificate: x509.Certificate) -> None:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(path.read_bytes())
+    """**Raises** `RunError` where there is none."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unreadable("certificate", path, error) from error
+
+
+def _unreadable(what: str, path: Path, why: object) -> RunError:
+    return RunError(
+        f"expected a {what} at {path}, in PEM: {why}. Bring a copy back; where it is the server's and there is none, "
+        "delete it and run `fedmedgen provision` again"
+    )
 
 
 def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:

@@ -19,7 +19,7 @@ import yaml
 import fedmedgen
 from fedmedgen.deployment import certificates, identities, templates
 from fedmedgen.deployment.project import Project, ServerConfig, SiteConfig, SiteProject
-from fedmedgen.errors import RunError, SettingsError
+from fedmedgen.errors import RunError
 
 PLACE_OF_DATA = "/path/to/the/radiographs"
 CHECKOUT = Path(fedmedgen.__file__).resolve().parents[1]
@@ -35,25 +35,35 @@ class Provisioned:
     made: list[str] = field(default_factory=list)
     renewed: list[str] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # sites whose kit has left this folder
 
 
 def provision(project: Project, out: Path, *, renew: bool = False, new_app: bool = False) -> Provisioned:
     """Write what is missing, renew what ends soon, revoke sites that left the project; keys and policies stay.
 
-    **Raises** `SettingsError` where the folder holds another project.
+    **Raises** `SettingsError` where the folder holds another project, `RunError` where a part of it is damaged or the
+    authority is needed and elsewhere.
     """
-    done = Provisioned(out)
+    done, server = Provisioned(out), out / "server"
     out.mkdir(parents=True, exist_ok=True)
-    _require_same(project, out)
-    by = _authority(project, out / "authority", done)
-    server = out / "server"
-    (server / "sites").mkdir(parents=True, exist_ok=True)
+    known = identities.remembered(project.name, out)
+    identities.remember(project.name, out, known)
+    by = _authority(project, out, done, new=not known)
+    identities.register(known, server / "sites")
     done.bundle = _app(server / "app", done, anew=new_app)
     ends = _server_certificate(project, server, by, done, renew=renew)
     _server_texts(project, server, done.bundle, ends, by[1].not_valid_after_utc.date())
-    peers = identities.as_yaml(identities.identities(project, out))
+    keys = {
+        site.name: identities.keys_of(site.name, out, known.get(site.name, {}).get("identity", ""))
+        for site in project.sites
+    }
+    identities.remember(project.name, out, identities.public_halves(keys))
+    done.made += [f"the kit of {name}" for name, one in keys.items() if one.how == "made"]
+    done.kept += [name for name, one in keys.items() if one.how == "kept"]
+    peers = identities.as_yaml(keys)
     for site in project.sites:
-        _site(project, site, out, done, peers)
+        if site.name not in done.kept:
+            _site(project, site, out, done.bundle, peers)
     _revoke(project, server, done)
     return done
 
@@ -64,25 +74,24 @@ def digest_of(app: Path) -> str:
         return sha256(_built(app, Path(folder)).read_bytes()).hexdigest()
 
 
-def _require_same(project: Project, out: Path) -> None:
-    mark = out / "project.json"
-    if mark.is_file() and (known := json.loads(mark.read_text())["name"]) != project.name:
-        raise SettingsError(f"{out} holds the project {known}; got {project.name}: name another folder by --out")
-    mark.write_text(json.dumps({"name": project.name}))
-
-
-def _authority(project: Project, folder: Path, done: Provisioned) -> tuple[certificates.Key, Any]:
-    folder.mkdir(mode=0o700, exist_ok=True)
+def _authority(project: Project, out: Path, done: Provisioned, *, new: bool) -> tuple[certificates.Key | None, Any]:
+    """The authority's key and certificate; no key where it is kept elsewhere."""
+    folder, known = out / "authority", out / "server" / "ca.crt"
     if not (folder / "ca.key").is_file():
+        if known.is_file():
+            return None, certificates.read_certificate(known)
+        if not new:
+            raise RunError(f"expected the project's authority at {folder}; there is none: bring it back for this run")
+        folder.mkdir(mode=0o700, exist_ok=True)
         key = certificates.new_key()
-        certificates.write_key(folder / "ca.key", key)
         certificates.write_certificate(folder / "ca.crt", certificates.authority(key, project.name))
+        certificates.write_key(folder / "ca.key", key)
         done.made.append("the authority")
     return certificates.read_key(folder / "ca.key"), certificates.read_certificate(folder / "ca.crt")
 
 
 def _server_certificate(
-    project: Project, server: Path, by: tuple[certificates.Key, Any], done: Provisioned, *, renew: bool
+    project: Project, server: Path, by: tuple[certificates.Key | None, Any], done: Provisioned, *, renew: bool
 ) -> Any:
     """The day the server's certificate ends, after renewing it where it is due or its names have changed."""
     certificates.write_certificate(server / "ca.crt", by[1])
@@ -95,8 +104,10 @@ def _server_certificate(
         done.renewed.append("the server's certificate")
     else:
         done.made.append("the server's kit")
+    if by[0] is None:
+        raise RunError("the server's certificate must be signed anew: bring authority/ca.key back for this run")
     key, fresh = certificates.new_key(), (server / "server.key.new", server / "server.crt.new")
-    new = certificates.for_server(key, project.server.names, project.server.days, by)
+    new = certificates.for_server(key, project.server.names, project.server.days, (by[0], by[1]))
     fresh[0].unlink(missing_ok=True)  # a crash left it
     certificates.write_key(fresh[0], key)
     certificates.write_certificate(fresh[1], new)
@@ -125,23 +136,16 @@ def _server_texts(project: Project, server: Path, bundle: str, ends: Any, author
     _starters(server, project.name, "serve server.yaml", "server", [f"{project.server.port}:{project.server.port}"])
 
 
-def _site(project: Project, site: SiteProject, out: Path, done: Provisioned, peers: str) -> None:
+def _site(project: Project, site: SiteProject, out: Path, bundle: str, peers: str) -> None:
     kit = out / "sites" / site.name
-    kit.mkdir(parents=True, exist_ok=True)
-    if not (kit / "site.key").is_file():
-        key = certificates.new_key()
-        certificates.write_key(kit / "site.key", key, ssh=True)
-        (kit / "site.pub").write_bytes(certificates.public_ssh(key))
-        done.made.append(f"the kit of {site.name}")
-    shutil.copy(kit / "site.pub", out / "server" / "sites" / f"{site.name}.pub")
-    shutil.copy(out / "authority" / "ca.crt", kit / "ca.crt")
+    shutil.copy(out / "server" / "ca.crt", kit / "ca.crt")
     server = f"{project.server.names[0]}:{project.server.port}"
     _write_new(kit / "site.yaml", yaml.safe_dump({"site": site.name, "server": server}, sort_keys=False))
     declared = site.patients_declared
     policy = _filled(
         templates.POLICY, site=site.name, data_root=site.data_root or PLACE_OF_DATA, data_layout=site.data_layout,
         patients_declared=declared or "", labelled_declared=site.labelled_declared,
-        lifetime_epsilon=f"{site.lifetime_epsilon:g}", bundle=done.bundle,
+        lifetime_epsilon=f"{site.lifetime_epsilon:g}", bundle=bundle,
         lifetime_delta=_largest_delta(declared) if declared else "", peers=peers,
     )  # fmt: skip
     _write_new(kit / "policy.yaml", policy)
@@ -151,7 +155,7 @@ def _site(project: Project, site: SiteProject, out: Path, done: Provisioned, pee
         health_port=SiteConfig.health_port, health=_filled(templates.HEALTH, port=SiteConfig.health_port),
     )  # fmt: skip
     (kit / "README.md").write_text(readme)
-    _starters(kit, project.name, "join site.yaml", "site", [])
+    _starters(kit, project.name, "join site.yaml", "site", [], site.data_root)
 
 
 def _largest_delta(declared: int) -> str:
@@ -169,17 +173,25 @@ def _revoke(project: Project, server: Path, done: Provisioned) -> None:
             done.revoked.append(key.stem)
 
 
-def _starters(kit: Path, project: str, command: str, what: str, ports: Sequence[str]) -> None:
+def _starters(kit: Path, project: str, command: str, what: str, ports: Sequence[str], data_root: str = "") -> None:
     start = kit / "start.sh"
     start.write_text(_filled(templates.START, command=command))
     start.chmod(0o755)
     folder = "server" if what == "server" else f"sites/{kit.name}"
-    unit = _filled(templates.UNIT, what=what, project=project, folder=folder, command=command)
+    head = "" if what == "server" else templates.UNIT_HEAD
+    unit = _filled(templates.UNIT, what=what, project=project, folder=folder, command=command, head=head)
     (kit / f"fedmedgen-{what}.service").write_text(unit)
     words = ", ".join(json.dumps(word) for word in command.split())
-    more = f"    ports: {json.dumps(list(ports))}\n" if ports else f"      - {PLACE_OF_DATA}:{PLACE_OF_DATA}:ro\n"
+    more = f"    ports: {json.dumps(list(ports))}\n" if ports else _volumes(data_root)
     version = fedmedgen.__version__
     _write_new(kit / "compose.yaml", _filled(templates.COMPOSE, service=what, words=words, version=version, more=more))
+
+
+def _volumes(data_root: str) -> str:
+    """The radiographs, read alone, where the policy looks for them; what is relative lies beside the policy."""
+    root = data_root or PLACE_OF_DATA
+    here, inside = (root, root) if root.startswith("/") else (f"./{root}", f"/kit/{root}")
+    return _filled(templates.VOLUMES, data=json.dumps(f"{here}:{inside}:ro".replace("$", "$$")))
 
 
 def _app(app: Path, done: Provisioned, *, anew: bool) -> str:

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from fedmedgen.data import sources
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.deployment.project import SiteConfig
 from fedmedgen.deployment.reaching import Found, reach
-from fedmedgen.errors import FedmedgenError, LedgerError
+from fedmedgen.errors import FedmedgenError, LedgerError, PolicyError, RunError
 from fedmedgen.federation.own_data import data_of
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.privacy.ledger import load_key, spending_in
@@ -28,11 +29,28 @@ def preflight(config: SiteConfig) -> list[Found]:
     found = [of_policy, _key(config)]
     if policy is not None:
         found += [_guarded("data", policy, _data), _guarded("budget", policy, _budget), _disk(Path(policy.folder))]
+        found += _head(policy)
     return [*found, _memory(), _gpu(policy), *reach(config)]
 
 
 def ready(found: list[Found]) -> bool:
     return all(one.status != "not ready" for one in found)
+
+
+def require_fit(policy: SitePolicy) -> None:
+    """What a site that joins may not lack, since it would spend its budget for nothing, or on noise that hides nobody.
+
+    **Raises** `PolicyError` for a simulation's policy, `RunError` where no patient can be read, or the ledger's head
+    lies apart and can't be written.
+    """
+    if policy.simulation:
+        raise PolicyError(
+            "the policy says `simulation: true`, so the study's seed would give the noise away: remove that line, then "
+            "run `fedmedgen preflight site.yaml`"
+        )
+    for one in (_guarded("data", policy, _patients), *_head(policy)):
+        if one.status == "not ready":
+            raise RunError(f"{one.what}: {one.words}; `fedmedgen preflight site.yaml` looks at everything")
 
 
 def _policy(config: SiteConfig) -> tuple[Found, SitePolicy | None]:
@@ -60,18 +78,34 @@ def _key(config: SiteConfig) -> Found:
 
 
 def _data(policy: SitePolicy) -> Found:
-    cases = sources.read_own(data_of(policy, DataSettings()), layout=policy.data_layout, mask_suffix=policy.mask_suffix)
+    cases = _cases(policy)
+    read = _read(policy, cases)
+    if read.status == "not ready":
+        return read
+    if _units(cases, policy) > policy.patients_declared:
+        more = f"{read.words}: more than the {policy.patients_declared} that the policy declares; raise the figure"
+        return Found("data", "not ready", more)
+    return replace(read, words=f"{read.words}; {policy.patients_declared} declared")
+
+
+def _patients(policy: SitePolicy) -> Found:
+    """Whether anybody can be read at all."""
+    return _read(policy, _cases(policy))
+
+
+def _read(policy: SitePolicy, cases: CaseSet) -> Found:
     units, aside = _units(cases, policy), len(cases.rejected)
     words = f"{units} {policy.unit}s in {len(cases)} images" + (f", {aside} files set aside" if aside else "")
-    if not units:
-        reason = f": {cases.rejected[0].file}: {cases.rejected[0].reason}" if aside else ""
-        nameless = "; no image names its patient" if len(cases) and policy.unit == "patient" else ""
-        none = "" if len(cases) or aside else f": no radiograph of layout {policy.data_layout!r} at {policy.data_root}"
-        return Found("data", "not ready", f"{words}{none}{nameless}{reason}")
-    if units > policy.patients_declared:
-        more = f"{words}: more than the {policy.patients_declared} that the policy declares; raise the figure"
-        return Found("data", "not ready", more)
-    return Found("data", "warning" if aside else "ok", f"{words}; {policy.patients_declared} declared")
+    if units:
+        return Found("data", "warning" if aside else "ok", words)
+    reason = f": {cases.rejected[0].file}: {cases.rejected[0].reason}" if aside else ""
+    nameless = "; no image names its patient" if len(cases) and policy.unit == "patient" else ""
+    none = "" if len(cases) or aside else f": no radiograph of layout {policy.data_layout!r} at {policy.data_root}"
+    return Found("data", "not ready", f"{words}{none}{nameless}{reason}")
+
+
+def _cases(policy: SitePolicy) -> CaseSet:
+    return sources.read_own(data_of(policy, DataSettings()), layout=policy.data_layout, mask_suffix=policy.mask_suffix)
 
 
 def _units(cases: CaseSet, policy: SitePolicy) -> int:
@@ -105,6 +139,19 @@ def _disk(folder: Path) -> Found:
         return Found("disk", "not ready", f"{place} can't be written to by this user")
     words = f"{free:.1f} GB free at {place}"
     return Found("disk", "ok" if free >= DISK_GB else "not ready", words + ("" if free >= DISK_GB else ": make room"))
+
+
+def _head(policy: SitePolicy) -> list[Found]:
+    """Where the ledger's head lies apart, each round is refused unless it can be replaced there."""
+    folder = policy.head_path.parent
+    if folder.resolve() == Path(policy.folder).resolve():
+        return []
+    if not folder.is_dir():
+        return [Found("head", "not ready", f"the folder of ledger_head, {folder}, isn't there: mount its disk")]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        words = f"{folder}, where ledger_head lies, can't be written to by this user; under systemd it must be among "
+        return [Found("head", "not ready", f"{words}ReadWritePaths, in a container among the volumes")]
+    return [Found("head", "ok", f"can be replaced, apart from the ledger, in {folder}")]
 
 
 def _memory() -> Found:

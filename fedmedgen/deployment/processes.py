@@ -28,20 +28,22 @@ class Family:
     """A process and its descendants: their memory, and their end."""
 
     root: psutil.Process
-    known: dict[int, psutil.Process] = field(default_factory=dict)
+    known: set[psutil.Process] = field(default_factory=set)  # of equal number, two differ by when they were created
     peak_mb: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def look(self) -> None:
-        """Note every descendant alive now, and the memory of all together."""
-        with suppress(psutil.Error):
-            for process in [self.root, *self.root.children(recursive=True)]:
-                self.known.setdefault(process.pid, process)
-        self.peak_mb = max(self.peak_mb, sum(_private_mb(process) for process in self.known.values()))
+    def look(self) -> list[psutil.Process]:
+        """Note every descendant alive now and the memory of all together, and forget who is gone; who is left."""
+        with self._lock:
+            with suppress(psutil.Error):
+                self.known |= {self.root, *self.root.children(recursive=True)}
+            self.known = {process for process in self.known if process.is_running()}
+            self.peak_mb = max(self.peak_mb, sum(_private_mb(process) for process in self.known))
+            return list(self.known)
 
     def end(self) -> None:
         """Ask every process of the family that is still there to stop, then stop it."""
-        self.look()
-        alive = [process for process in self.known.values() if process.is_running()]
+        alive = self.look()
         for process in alive:
             with suppress(psutil.Error):
                 process.terminate()

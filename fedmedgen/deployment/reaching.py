@@ -32,7 +32,7 @@ def reach(config: SiteConfig) -> Iterator[Found]:
     host, port = config.address
     try:
         context = ssl.create_default_context(cafile=config.ca)
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ValueError) as error:
         yield Found("server", "not ready", f"the authority's certificate at {config.ca} can't be read: {error}")
         return
     connection = http.client.HTTPSConnection(host, port, timeout=SERVER_SECONDS, context=context)
@@ -49,7 +49,7 @@ def reach(config: SiteConfig) -> Iterator[Found]:
             "server", "not ready", f"{config.server} shows no certificate that this site trusts: {error.verify_message}"
         )
         return
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # a name that can be none is a ValueError
         yield Found(
             "server", "not ready", f"{config.server} can't be reached ({error}): is it running, is a firewall between?"
         )
@@ -68,9 +68,11 @@ def reach(config: SiteConfig) -> Iterator[Found]:
 
 
 def _clock(date: str | None, here: float) -> Found:
-    if date is None:
+    try:
+        named = parsedate_to_datetime(date or "").timestamp()
+    except ValueError:
         return Found("clock", "warning", "the server named no time to compare with")
-    ahead = here - (parsedate_to_datetime(date).timestamp() + COARSE_SECONDS)
+    ahead = here - (named + COARSE_SECONDS)
     if ahead > AHEAD_SECONDS or ahead < -BEHIND_SECONDS:
         words = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's: it would turn this site away"
         return Found("clock", "not ready", f"{words}; set the time (NTP)")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmedgen.deployment import health, security_log, supernode
+from fedmedgen.deployment.preflight import require_fit
 from fedmedgen.deployment.processes import Kept
 from fedmedgen.deployment.project import SiteConfig
 from fedmedgen.errors import PolicyError, RunError
@@ -31,6 +32,7 @@ class SiteNode:
         self.policy = SitePolicy.read(Path(config.policy))
         if self.policy.site != config.site:
             raise PolicyError(f"site.yaml is of {config.site!r} and its policy of {self.policy.site!r}: make them one")
+        require_fit(self.policy)
         self.node: Kept | None = None
 
     def run(self) -> None:

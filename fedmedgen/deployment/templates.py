@@ -27,7 +27,8 @@ audit_holdout: 0.0
 
 # Secure sums: all sites share one noise, and the server sees only their sum. What may be spent in a lifetime if the
 # server and ALL other sites collude; 0: no secure sums. Ask each site's people for their identity before you trust
-# the line that stands here: who can put keys of their own into it can be the company that you hide in.
+# the line that stands here: who can put keys of their own into it can be the company that you hide in. So can whoever
+# made these kits and kept copies of the keys, yours among them: docs/secure-sum.md says how a site makes its own.
 secure_sum:
   lifetime_epsilon_alone: 0.0
   smallest_colluders: 1
@@ -52,7 +53,7 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-# the folder of this kit, and a user who may read it and nothing that needn't be read
+# the folder of this kit, and its owner, who can read nothing else that is secret: README.md makes that user
 WorkingDirectory=/opt/fedmedgen/$folder
 ExecStart=/opt/fedmedgen/venv/bin/fedmedgen $command
 User=fedmedgen
@@ -64,9 +65,14 @@ NoNewPrivileges=true
 PrivateTmp=true
 ProtectSystem=strict
 ReadWritePaths=/opt/fedmedgen/$folder
-
+$head
 [Install]
 WantedBy=multi-user.target
+"""
+
+UNIT_HEAD = """\
+# the folder of ledger_head, where the policy has it on another disk; without this line every round is refused
+#ReadWritePaths=/mnt/other-disk/fedmedgen
 """
 
 COMPOSE = """\
@@ -87,6 +93,12 @@ services:
       - ./:/kit
 $more"""
 
+VOLUMES = """\
+      - $data
+      # the folder of ledger_head, where the policy has it on another disk
+      # - /mnt/other-disk/fedmedgen:/mnt/other-disk/fedmedgen
+"""
+
 SERVER_README = """\
 # The server of $project
 
@@ -106,9 +118,18 @@ With `compose.yaml`, the container's user must be who owns this folder; compose 
 `printf 'UID=%s\\nGID=%s\\n' "$$(id -u)" "$$(id -g)" > .env`, then `docker compose up -d`. Step 3 is asked inside:
 `docker compose exec server $health`
 
+With `fedmedgen-server.service`, a user of its own must own this folder. Once, as root:
+
+    useradd --system --shell /usr/sbin/nologin fedmedgen
+    chown -R fedmedgen: /opt/fedmedgen/server
+
+What is typed by hand is then typed as that user:
+`sudo -u fedmedgen /opt/fedmedgen/venv/bin/fedmedgen submit study.yaml`
+
 **A site more**: add it to the project's file and run `fedmedgen provision` again; hand over its kit and copy
 `sites/NAME.pub` here.
-**A site less**: delete `sites/NAME.pub`; it is turned away within seconds, `serve` needn't be restarted.
+**A site less**: delete `sites/NAME.pub` here (`provision` can't reach this machine); it is turned away within seconds,
+`serve` needn't be restarted.
 **The certificate** ends on $ends. `fedmedgen provision` renews it in its last $renew days (`--renew`: at once):
 copy `server.crt` and `server.key` here and restart `serve`. Sites need nothing new: they check it by the
 authority, which is good until $authority_ends.
@@ -120,9 +141,9 @@ SITE_README = """\
 # $site, a site of $project
 
 Your radiographs stay on this machine. What leaves it are sums with noise, and the public words and figures of
-`policy.yaml`. `site.key` and `identity.key` are yours alone: whoever has them can pretend to be you, to the server and
-in secure sums to the other sites. If one gets lost, tell the server's people and the other sites: they revoke it, and
-hand you a new one. The ledger stays as it is.
+`policy.yaml`. Whoever has `site.key` and `identity.key` can pretend to be you, to the server and in secure sums to the
+other sites. They were made for you by whoever made this kit: have their copies deleted. If one gets lost, tell the
+server's people and the other sites: they revoke it, and hand you a new one. The ledger stays as it is.
 `peers.yaml` is the list of identities as the project has it now: a line that is new to you is worth a call.
 
 1. Install fedmedgen in a virtual environment: `pip install PATH/TO/fedmedgen`.
@@ -138,8 +159,20 @@ hand you a new one. The ledger stays as it is.
    `curl http://127.0.0.1:$health_port/health`
 
 With `compose.yaml`, the container's user must be who owns this folder; compose isn't told by the shell. Once:
-`printf 'UID=%s\\nGID=%s\\n' "$$(id -u)" "$$(id -g)" > .env`, then `docker compose up -d`. Name the radiographs' folder
-in its `volumes`. How it is, is asked inside: `docker compose exec site $health`
+`printf 'UID=%s\\nGID=%s\\n' "$$(id -u)" "$$(id -g)" > .env`, then `docker compose up -d`. Its `volumes` name the
+radiographs' folder, and that of `ledger_head` where the policy has it on another disk. How it is, is asked inside:
+`docker compose exec site $health`
+
+With `fedmedgen-site.service`, a user of its own must own this folder, and be able to read the radiographs. Once, as
+root:
+
+    useradd --system --shell /usr/sbin/nologin fedmedgen
+    chown -R fedmedgen: /opt/fedmedgen/sites/$site
+    # where ledger_head is on another disk: that folder too, and its ReadWritePaths line in the unit
+    install -d -o fedmedgen -m 700 /mnt/other-disk/fedmedgen
+
+What is typed by hand is then typed as that user:
+`sudo -u fedmedgen /opt/fedmedgen/venv/bin/fedmedgen preflight site.yaml`
 
 The server's people can't run code of theirs here: a bundle whose SHA-256 isn't in `policy.yaml` is never
 unpacked.

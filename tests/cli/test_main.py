@@ -70,6 +70,31 @@ def test_a_refusal_exits_1_with_its_reason_on_standard_error(
     assert "settings.yaml" in said.err
 
 
+def test_a_path_that_cannot_be_used_is_said_in_words_and_traced_only_when_asked(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "project.yaml").write_text("name: chest\nserver: {names: [localhost]}\nsites: [{name: north}]\n")
+    nowhere = tmp_path / "project.yaml" / "out"
+    words = ["provision", str(tmp_path / "project.yaml"), "--out", str(nowhere)]
+    assert program.main(words) == 1
+    assert capsys.readouterr().err == f"error: {nowhere} can't be used: Not a directory\n"
+    told = [sys.executable, "-m", "fedmedgen.cli.main", "--verbose", *words]
+    done = subprocess.run(told, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, True)
+    assert f"error: {nowhere} can't be used" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "a", None, "b"), "a and b can't be used: Permission denied"),
+        (ConnectionError("the other side is gone"), "ConnectionError: the other side is gone"),
+    ],
+)
+def test_what_an_operating_system_refuses_is_said_with_the_paths_that_are_known(error: OSError, words: str) -> None:
+    assert program._words(error) == words
+
+
 def test_the_studies_are_listed_as_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["simulate", "--list", "--json"]) == 0
     assert {"demo", "lungs", "pneumonia", "dental", "folder"} <= set(json.loads(capsys.readouterr().out))

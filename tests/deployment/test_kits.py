@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedmedgen.cli.main import main
-from fedmedgen.deployment import certificates, kits
+from fedmedgen.deployment import certificates, identities, kits
 from fedmedgen.deployment.project import Project, ServerConfig, ServerProject, SiteConfig, SiteProject
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.federation.policy import SitePolicy
@@ -107,10 +107,10 @@ def test_what_the_project_leaves_open_a_person_at_the_site_must_fill_in(out: Pat
 )
 def test_the_policy_of_a_kit_is_accepted_whatever_the_number_of_patients(tmp_path: Path, patients: int) -> None:
     site = SiteProject(name="north", patients_declared=patients)
-    (tmp_path / "authority").mkdir()
-    (tmp_path / "authority" / "ca.crt").write_text("")
-    (tmp_path / "server" / "sites").mkdir(parents=True)
-    kits._site(PROJECT, site, tmp_path, kits.Provisioned(tmp_path, bundle="a" * 64), peers="    []")
+    for folder in ("server", "sites/north"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "server" / "ca.crt").write_text("")
+    kits._site(PROJECT, site, tmp_path, "a" * 64, peers="    []")
     policy = SitePolicy.read(tmp_path / "sites" / "north" / "policy.yaml")
     assert policy.lifetime_delta == pytest.approx(1 / (10 * patients), rel=1e-5)
 
@@ -173,8 +173,158 @@ def test_a_lost_key_is_replaced_and_nothing_else(out: Path) -> None:
     (kit / "site.key").unlink()
     assert kits.provision(PROJECT, out).made == ["the kit of north"]
     after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert {path for path in after if after[path] != before[path]} == {kit / "site.key", kit / "site.pub", at_server}
+    changed = {path for path in after if after[path] != before[path]}
+    assert changed == {kit / "site.key", kit / "site.pub", at_server, out / "project.json"}
     assert at_server.read_bytes() == (kit / "site.pub").read_bytes()
+
+
+def peers(kit: Path) -> dict[str, str]:
+    """The identities that a kit lists, by site."""
+    listed = yaml.safe_load("peers:\n" + (kit / "peers.yaml").read_text())["peers"]
+    return {one["site"]: one["identity"] for one in listed}
+
+
+def test_a_site_whose_kit_was_handed_over_keeps_its_keys(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered = (out / "server" / "sites" / "south.pub").read_bytes()
+    identity = peers(out / "sites" / "north")["south"]
+    (out / "sites" / "south").rename(tmp_path / "handed over")
+    (out / "sites" / "south").mkdir()  # whether its folder has left with it or not
+    project = replace(PROJECT, sites=(NORTH, SOUTH, SiteProject(name="west")))
+    done = kits.provision(project, out)
+    assert (done.made, done.kept) == (["the kit of west"], ["south"])
+    assert (out / "server" / "sites" / "south.pub").read_bytes() == registered
+    assert list((out / "sites" / "south").iterdir()) == []
+    assert peers(out / "sites" / "west")["south"] == peers(out / "sites" / "north")["south"] == identity
+    file = tmp_path / "project.yaml"
+    file.write_text("name: chest\nserver: {names: [fed.example.org]}\nsites: [{name: north}, {name: south}]\n")
+    assert main(["provision", str(file), "--out", str(out)]) == 0
+    assert "south's kit isn't here; its key is kept as it is" in capsys.readouterr().out
+
+
+def test_keys_are_kept_though_the_servers_kit_has_left_too(out: Path, tmp_path: Path) -> None:
+    at_server = out / "server" / "sites"
+    registered = {path.name: path.read_bytes() for path in at_server.iterdir()}
+    (out / "server").rename(tmp_path / "server")
+    (out / "sites").rename(tmp_path / "sites")
+    done = kits.provision(PROJECT, out)
+    assert (done.made, done.kept) == (["the server's kit"], ["north", "south"])
+    assert {path.name: path.read_bytes() for path in at_server.iterdir()} == registered
+
+
+def test_where_a_kit_has_left_its_key_is_made_anew_once_the_public_one_is_deleted(out: Path, tmp_path: Path) -> None:
+    registered = (out / "server" / "sites" / "south.pub").read_bytes()
+    (out / "sites" / "south").rename(tmp_path / "handed over")
+    (out / "server" / "sites" / "south.pub").unlink()
+    assert kits.provision(PROJECT, out).made == ["the kit of south"]
+    assert (out / "server" / "sites" / "south.pub").read_bytes() != registered
+    own = identity_of(out / "sites" / "south" / "identity.key")
+    assert peers(out / "sites" / "north")["south"] == public_of(own).hex()
+
+
+def test_an_identity_that_nobody_here_knows_is_left_out_of_the_lists(
+    out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (out / "sites" / "south").rename(tmp_path / "handed over")
+    (out / "project.json").write_text('{"name": "chest"}')  # of an older version
+    assert kits.provision(PROJECT, out).kept == ["south"]
+    assert set(peers(out / "sites" / "north")) == {"north"}
+    assert "the identity of south isn't known here" in caplog.text
+
+
+def test_an_authority_that_is_kept_elsewhere_is_asked_for_only_to_sign(out: Path, tmp_path: Path) -> None:
+    before = (out / "server" / "ca.crt").read_bytes()
+    (out / "authority").rename(tmp_path / "offline")
+    assert kits.provision(replace(PROJECT, sites=(NORTH, SiteProject(name="west"))), out).made == ["the kit of west"]
+    assert (out / "server" / "ca.crt").read_bytes() == (out / "sites" / "west" / "ca.crt").read_bytes() == before
+    with pytest.raises(RunError, match=r"bring authority/ca\.key back"):
+        kits.provision(PROJECT, out, renew=True)
+    (out / "server").rename(tmp_path / "server")
+    with pytest.raises(RunError, match="bring it back for this run"):
+        kits.provision(PROJECT, out)
+
+
+def test_what_is_damaged_is_said_in_words(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "project.yaml"
+    file.write_text("name: chest\nserver: {names: [fed.example.org]}\nsites: [{name: north}]\n")
+    for damaged in ("project.json", "server/server.crt", "authority/ca.crt", "authority/ca.key"):
+        whole = (out / damaged).read_bytes()
+        for content in (b"", b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"):
+            (out / damaged).write_bytes(content)
+            assert main(["provision", str(file), "--out", str(out)]) == 1
+            assert str(out / damaged) in capsys.readouterr().err
+        (out / damaged).write_bytes(whole)
+    assert main(["provision", str(file), "--out", str(out)]) == 0
+
+
+def test_a_crash_while_the_memory_is_written_leaves_the_old_one(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (out / "project.json").read_bytes()
+
+    def crash(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(identities.json, "dumps", crash)  # once the file is open
+        with pytest.raises(OSError, match="no space"):
+            kits.provision(replace(PROJECT, sites=(NORTH,)), out)
+    assert (out / "project.json").read_bytes() == before
+    assert kits.provision(PROJECT, out).made == []
+
+
+@pytest.mark.parametrize("part", ["public_ssh", "write_key"])
+def test_a_crash_while_a_kit_is_made_is_mended_by_the_next_run(
+    out: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    project = replace(PROJECT, sites=(NORTH, SOUTH, SiteProject(name="west")))
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, part, crash)
+        with pytest.raises(OSError, match="no space"):
+            kits.provision(project, out)
+    done = kits.provision(project, out)
+    assert (done.made, done.kept) == (["the kit of west"], [])
+    assert (out / "server" / "sites" / "west.pub").read_bytes() == (out / "sites" / "west" / "site.pub").read_bytes()
+    assert "sites/west/site.key" in private_keys(out)
+
+
+def test_who_revokes_is_told_what_to_do_at_the_server(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "project.yaml"
+    file.write_text("name: chest\nserver: {names: [fed.example.org]}\nsites: [{name: north}]\n")
+    assert main(["provision", str(file), "--out", str(out)]) == 0
+    assert "now delete sites/south.pub on the server's machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data_root", "volume"),
+    [
+        ("", "/path/to/the/radiographs:/path/to/the/radiographs:ro"),
+        ("/data/chest $1", "/data/chest $$1:/data/chest $$1:ro"),
+        ("data", "./data:/kit/data:ro"),
+    ],
+)
+def test_a_container_sees_the_radiographs_where_the_policy_looks_for_them(
+    tmp_path: Path, data_root: str, volume: str
+) -> None:
+    kits.provision(replace(PROJECT, sites=(replace(NORTH, data_root=data_root),)), tmp_path)
+    compose = yaml.safe_load((tmp_path / "sites" / "north" / "compose.yaml").read_text())
+    assert compose["services"]["site"]["volumes"] == ["./:/kit", volume]
+
+
+def test_a_kit_says_whose_it_must_be_and_where_the_ledgers_head_may_lie(out: Path) -> None:
+    kit = out / "sites" / "north"
+    unit = (kit / "fedmedgen-site.service").read_text()
+    assert "\n#ReadWritePaths=/mnt/other-disk/fedmedgen\n" in unit
+    assert "# - /mnt/other-disk/fedmedgen:" in (kit / "compose.yaml").read_text()
+    assert "ledger_head" not in (out / "server" / "fedmedgen-server.service").read_text()
+    for folder, place in ((kit, "sites/north"), (out / "server", "server")):
+        readme = (folder / "README.md").read_text()
+        assert "useradd --system --shell /usr/sbin/nologin fedmedgen" in readme
+        assert f"chown -R fedmedgen: /opt/fedmedgen/{place}\n" in readme
 
 
 def test_a_new_app_is_asked_for_by_word(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

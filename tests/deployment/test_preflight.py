@@ -2,10 +2,12 @@
 
 import datetime
 import json
+import os
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -131,6 +133,22 @@ def test_data_without_patients_is_not_ready(tmp_path: Path) -> None:
     assert (found.status, "no image names its patient" in found.words) == ("not ready", True)
 
 
+def test_a_head_that_lies_apart_is_ready_only_where_it_can_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site(tmp_path)
+    assert "head" not in looked(tmp_path)
+    assert "head" not in looked(tmp_path, ledger_head="./ledger/ledger.head")
+    status, words = looked(tmp_path, ledger_head="other disk/ledger.head")["head"]
+    assert (status, "isn't there" in words) == ("not ready", True)
+    (tmp_path / "other disk").mkdir()
+    assert looked(tmp_path, ledger_head="other disk/ledger.head")["head"][0] == "ok"
+    monkeypatch.setattr(os, "access", lambda place, *_: Path(place).name != "other disk")
+    found = looked(tmp_path, ledger_head="other disk/ledger.head")
+    assert (found["head"][0], "ReadWritePaths" in found["head"][1]) == ("not ready", True)
+    assert found["disk"][0] == "ok"
+
+
 def test_an_empty_folder_is_not_ready(tmp_path: Path) -> None:
     site(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -170,6 +188,20 @@ def test_a_server_that_is_not_there_or_not_trusted_is_not_ready(tmp_path: Path) 
         assert (found.status, "no certificate that this site trusts" in found.words) == ("not ready", True)
     (found,) = reaching.reach(config)
     assert (found.status, "can't be reached" in found.words) == ("not ready", True)
+
+
+@pytest.mark.parametrize("name", ["fed..org", "a" * 70 + ".org"])
+def test_a_server_whose_name_can_be_none_is_not_ready(tmp_path: Path, name: str) -> None:
+    with server(tmp_path):
+        pass
+    config = replace(SiteConfig.read(site(tmp_path)), server=f"{name}:8443")
+    (found,) = reaching.reach(config)
+    assert (found.status, f"{name}:8443 can't be reached" in found.words) == ("not ready", True)
+
+
+@pytest.mark.parametrize("date", [None, "", "yesterday"])
+def test_a_server_that_names_no_time_is_a_warning(date: str | None) -> None:
+    assert reaching._clock(date, 0.0).status == "warning"
 
 
 def test_a_certificate_near_its_end_and_a_clock_that_is_off_are_said(tmp_path: Path) -> None:

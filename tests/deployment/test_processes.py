@@ -1,9 +1,11 @@
 """Programs that are kept running: restarted with back-off, logged, ended with all that they started."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,85 @@ def test_a_family_that_is_gone_has_no_memory_and_no_end() -> None:
     process.wait()
     family.end()
     assert family.peak_mb == pytest.approx(0, abs=1e-9)
+
+
+def sleeper() -> psutil.Popen:
+    return psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+
+class Root:
+    """A process that lives on, with the children that it is given."""
+
+    numbers = itertools.count(10**7)  # above any that Linux gives
+
+    def __init__(self, *children: Any) -> None:
+        self.among, self.pid = list(children), next(self.numbers)
+
+    def children(self, recursive: bool) -> list[Any]:
+        return self.among
+
+    def is_running(self) -> bool:
+        return True
+
+    def memory_info(self) -> Any:
+        raise psutil.AccessDenied
+
+    def terminate(self) -> None:
+        self.is_running = lambda: False  # type: ignore[method-assign]
+
+    def wait(self, timeout: float | None = None) -> int:
+        return 0
+
+
+def test_who_has_ended_is_forgotten() -> None:
+    children = [psutil.Popen([sys.executable, "-c", ""]) for _ in range(3)]
+    family = Family(Root(*children))  # type: ignore[arg-type]
+    family.look()
+    for child in children:
+        child.wait()
+    family.root.among = []  # type: ignore[attr-defined]
+    family.look()
+    assert len(family.known) == 1
+
+
+def test_a_process_that_has_the_number_of_one_that_ended_is_another() -> None:
+    child = sleeper()
+    try:
+        earlier = psutil.Process(child.pid)
+        earlier._ident = (child.pid, 1.0)  # as of one that was created at another time
+        family = Family(Root(earlier))  # type: ignore[arg-type]
+        family.look()
+        family.root.among = [psutil.Process(child.pid)]  # type: ignore[attr-defined]
+        family.end()
+        assert not child.is_running()
+    finally:
+        if child.is_running():
+            child.kill()
+            child.wait()
+
+
+def test_two_threads_may_look_at_once() -> None:
+    """`stop()` ends the family while the program's own thread looks at it."""
+
+    class Busy(Root):
+        other: threading.Thread | None = None
+
+        def memory_info(self) -> Any:
+            if self.other is None:
+                self.other = threading.Thread(target=family.look)
+                root.among = [self, *(Root() for _ in range(100))]
+                self.other.start()
+                self.other.join(0.5)
+            raise psutil.AccessDenied
+
+    busy = Busy()
+    root = Root(busy, Root())
+    family = Family(root)  # type: ignore[arg-type]
+    assert len(family.look()) == 3
+    assert busy.other is not None
+    busy.other.join(10)
+    assert not busy.other.is_alive()
+    assert len(family.known) == 103
 
 
 def test_waiting_ends_with_its_time() -> None:

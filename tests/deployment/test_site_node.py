@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -10,13 +11,15 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from flwr.supercore.retry import http_retry
+from PIL import Image
 
 from fedmedgen.cli.main import main
 from fedmedgen.composition import compose
-from fedmedgen.deployment import certificates, health, submitting
+from fedmedgen.deployment import certificates, health, site_node, submitting
 from fedmedgen.deployment.project import SiteConfig
 from fedmedgen.deployment.site_node import GAVE_UP, SiteNode
 from fedmedgen.deployment.studies import read, write
@@ -66,6 +69,9 @@ def kit(folder: Path, **changes: object) -> Path:
     """A site's kit whose policy is filled in, but for what is changed."""
     certificates.write_key(folder / "site.key", certificates.new_key(), ssh=True)
     (folder / "ca.crt").write_text("")
+    (folder / "data" / "images").mkdir(parents=True)
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "data" / "images" / "p0.png")
+    (folder / "data" / "labels.csv").write_text("filename,patient\np0.png,p0\n")
     policy = {
         "site": "north", "folder": "ledger", "patients_declared": 10, "labelled_declared": 0, "lifetime_epsilon": 5.0,
         "lifetime_delta": 1e-3, "data_root": "data", "bundles": ["0" * 64], **changes,
@@ -76,14 +82,68 @@ def kit(folder: Path, **changes: object) -> Path:
     return folder / "site.yaml"
 
 
+@pytest.fixture
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_node.Kept, "start", lambda _: pytest.fail("Flower's program was started"))
+
+
+@pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"site": "south"}, "make them one"), ({"bundles": []}, "lists no bundle")]
+    ("changes", "words"),
+    [
+        ({"site": "south"}, "make them one"),
+        ({"bundles": []}, "lists no bundle"),
+        ({"simulation": True}, "remove that line"),
+        ({"ledger_head": "unmounted/ledger.head"}, "mount its disk"),
+    ],
 )
 def test_a_site_whose_policy_does_not_fit_does_not_join(
     tmp_path: Path, changes: dict[str, object], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["join", str(kit(tmp_path, **changes))]) == 1
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("damage", ["unmounted", "empty", "damaged", "nameless", "other layout"])
+def test_a_site_that_can_read_no_patient_does_not_join(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = kit(tmp_path, data_layout="npz" if damage == "other layout" else "images")
+    data = tmp_path / "data"
+    if damage == "unmounted":
+        data.rename(tmp_path / "elsewhere")
+    elif damage == "empty":
+        data.rename(tmp_path / "elsewhere")
+        data.mkdir()
+    elif damage == "damaged":
+        (data / "images" / "p0.png").write_bytes(b"")
+    elif damage == "nameless":
+        (data / "labels.csv").write_text("filename\np0.png\n")
+    assert main(["join", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert "error: data: " in said
+    assert "fedmedgen preflight" in said
+    if damage in ("unmounted", "empty", "other layout"):
+        assert str(data) in said
+
+
+def test_a_site_that_counts_images_needs_no_names(tmp_path: Path) -> None:
+    file = kit(tmp_path, unit="image")
+    (tmp_path / "data" / "labels.csv").unlink()
+    assert SiteNode(SiteConfig.read(file)).policy.unit == "image"
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_site_whose_ledgers_head_cannot_be_written_does_not_join(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other disk").mkdir()
+    file = kit(tmp_path, ledger_head="other disk/ledger.head")
+    SiteNode(SiteConfig.read(file))
+    monkeypatch.setattr(os, "access", lambda place, *_: Path(place).name != "other disk")
+    assert main(["join", str(file)]) == 1
+    assert "ReadWritePaths" in capsys.readouterr().err
 
 
 def test_a_kit_without_its_key_does_not_join(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +203,14 @@ def test_a_server_without_a_part_of_its_kit_does_not_start(
     (tmp_path / name).unlink()
     assert main(["serve", str(file)]) == 1
     assert "provision writes it" in capsys.readouterr().err
+
+
+def test_a_server_whose_certificate_is_damaged_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = server(tmp_path)
+    (tmp_path / "server.crt").write_text("-----BEGIN CERTIFICATE-----\n!\n")
+    assert main(["serve", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert f"expected a certificate at {tmp_path / 'server.crt'}" in said
 
 
 def test_a_server_whose_certificate_has_ended_does_not_start(
