@@ -15,6 +15,12 @@ from simulations.grid_table import code_commit, machine
 
 COMMAND = "python -m simulations.few_labels --out docs/results"
 BASE = "scratch"
+REMARKS = {
+    "pairs-": "- pairs-…: not few labels, but the synthetic pairs of a study that learned from all masks of both "
+    "sites, those of the patients set apart among them",
+    "ptdr-federated-low": "- ptdr-federated-low: its noise levels were chosen after the autoencoder's test results had "
+    "been seen; the patients set apart prefer ptdr-federated-longer",
+}
 Key = tuple[str, int, int]  # row, labels, draw
 
 
@@ -32,10 +38,10 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     yield f"- `{' '.join(known.words)}`"
     whose = f"{known.labelled_at} alone" if known.labelled_at else "all sites"
     yield f"- labels from {whose}, up to {known.draws} draws; test patients of all sites"
-    yield "- equal fine-tuning steps and augmentation for every row; the learning rate of each row is the best"
-    yield "  of the same three, at 5 labels of one more draw, on training patients set apart"
-    if any(name.startswith("pairs-") for name in names):
-        yield "- pairs-…: not few labels, but the synthetic pairs of a study that learned from all masks of both sites"
+    yield "- equal fine-tuning steps and augmentation for every row (scratch-2x takes twice as many, self-training as"
+    yield "  many for its teacher); the learning rate of each row is the best of the same three, at 5 labels of one"
+    yield "  more draw, on training patients set apart"
+    yield from (words for row, words in REMARKS.items() if any(name.startswith(row) for name in names))
     if not whole:
         return
     yield from ("", "Dice, mean over draws (their number), all test cases:", "")
