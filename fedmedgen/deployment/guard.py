@@ -3,11 +3,9 @@
 Run by its path, never imported by the bundle's process as part of `fedmedgen`: that would hide the bundle's own copy.
 """
 
-import datetime
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -37,23 +35,14 @@ def check_bundle(content: bytes, policy: Path) -> str:
     rules = yaml.safe_load(policy.read_text()) or {}
     listed = rules.get("bundles") or ()
     if digest not in listed:
-        note_refused(policy.resolve().parent / str(rules.get("folder", "")), digest)
+        with suppress(OSError):
+            folder = policy.resolve().parent / str(rules.get("folder", ""))
+            _beside("security_log").note(folder, "refused", what="bundle", sha256=digest)
         raise BundleError(
             f"the server sent a bundle of SHA-256 {digest}; this site's policy lists {len(listed)} bundles, and it is "
             "none of them: have the bundle checked, then add its hash to `bundles` in the policy"
         )
     return digest
-
-
-def note_refused(folder: Path, digest: str) -> None:
-    """A line in the site's security log, in the form of `security_log`."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    line = json.dumps({"time": now, "event": "refused", "what": "bundle", "sha256": digest}) + "\n"
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "security.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "ab") as file:
-            file.write(line.encode())
 
 
 def guard(runtime: Any, policy: Path, folder: Path) -> None:
