@@ -189,6 +189,12 @@ class Settings:
         """All sites' data are public and at hand, so the server may look at them."""
         return self.backend != "deployment"
 
+    @property
+    def public_masks(self) -> bool:
+        """Whether the mask of each image drawn is that of the nearest public image, not one drawn with it."""
+        public = bool(self.prior.roots) or self.prior.phantoms > 0
+        return self.generator.family == "moments" and self.prior.nearest and public
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars, as written to settings.yaml."""
         return typing.cast(dict[str, Any], plain(asdict(self)))

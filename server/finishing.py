@@ -25,6 +25,7 @@ from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.reporting.report import write_report as draw_report
 from fedmedgen.seeds import seed_of
 from fedmedgen.training.variation import varied_cases
+from server import membership
 from server.rounds import Rounds
 from server.run_store import RunStore
 from server.tracking import write_events
@@ -76,7 +77,7 @@ def claim(store: RunStore, rounds: Rounds) -> dict[str, object]:
         **common,
         "epsilon": round(agreed.epsilon, 4),
         "delta": agreed.delta,
-        "unit": rounds.unit,
+        "unit": membership.unit_of(rounds.everyone),
         "neighbouring": "add or remove one unit of one site",
         "mechanism": "; ".join(
             _mechanism(stage, "Skellam" if agreed.shared else "Gaussian") for stage in agreed.stages

@@ -73,9 +73,9 @@ def _refuse_masks_of_nothing(public: Sequence[Case], settings: Settings, masks: 
     if missing := [name for value, name in enumerate(masks) if value and value not in shown]:
         known = ", ".join(phantoms.mask_classes_of(settings.data.phantoms.anatomy)[1:])
         raise SettingsError(
-            f"data.mask_classes must name what public images show, which is where drawn masks come from; none of "
-            f"{len(public)} shows {', '.join(map(repr, missing))}: phantoms know {known}; take such a name, add a folder "
-            "with these masks to prior.roots, or set statistics.basis=cosine and prior.nearest=false"
+            "data.mask_classes must name what public images show, for drawn masks come from there; none of "
+            f"{len(public)} shows {', '.join(map(repr, missing))}: phantoms know {known}; take such a name, add a "
+            "folder with those masks to prior.roots, or set statistics.basis=cosine and prior.nearest=false"
         )
 
 

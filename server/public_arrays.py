@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedmedgen.federation import messages, records
+from fedmedgen.federation import messages, packing, records
 from fedmedgen.federation.egress import Arrays
 
 PUBLIC, STATE = "public", "state"
@@ -86,7 +86,7 @@ class Courier:
     def _packed(self, message: Message, *, in_full: bool) -> ArrayRecord:
         arrays = message.content[records.ARRAYS]
         assert isinstance(arrays, ArrayRecord)
-        own = messages.unpacked(arrays)
+        own = packing.unpacked(arrays)
         return messages.pack_arrays({**own, **self._public} if in_full else own)
 
 

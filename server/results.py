@@ -13,6 +13,7 @@ from fedmedgen.data.summary import table
 from fedmedgen.errors import FedmedgenError
 from fedmedgen.federation import plan, records
 from fedmedgen.privacy.ledger import Ledger, load_key
+from server import membership
 from server.rounds import Rounds
 from server.strategy import Member
 
@@ -81,7 +82,7 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
         "noise_draws": privacy.noise_draws,
         "engine": privacy.engine,
         **_shared(rounds),
-        "unit": rounds.unit if rounds else "patient",
+        "unit": membership.unit_of(rounds.everyone if rounds else ()),
     }
 
 

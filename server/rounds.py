@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from fedmedgen.federation.egress import Arrays
 from fedmedgen.federation.plan import Stage
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.training.ema import ema
+from server import membership
 from server.public_arrays import ServerPart
 from server.run_store import Checkpoint, RunStore
 from server.strategy import GuardedStrategy, Member, Outcome, flower_strategy
@@ -39,7 +40,7 @@ class Rounds:
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
-    absent: list[Member] = field(default_factory=list)  # took part before the run went on, and aren't there now
+    before: list[Member] = field(default_factory=list)  # who took part before the run went on
     find_newcomers: Callable[[Sequence[Member]], list[Member]] = lambda _: []  # before each round of a deployment
 
     @property
@@ -50,25 +51,11 @@ class Rounds:
     @property
     def everyone(self) -> list[Member]:
         """All sites whose patients may be in the model, those that are away included."""
-        there, asked = {member.site for member in self.members}, {row["site"] for row in self.rows}
-        away = [member for member in self.absent if member.site in asked - there]
-        return sorted([*self.members, *away], key=lambda member: member.site)
-
-    @property
-    def unit(self) -> str:
-        """What the claim protects: the weakest that any site has said."""
-        return "image" if any(member.unit == "image" for member in self.everyone) else "patient"
+        return membership.everyone(self.members, self.before, self.rows)
 
     def remember(self) -> None:
-        """Take up who took part before, and write down everyone.
-
-        What a site once said weaker than now, of its unit or its seed, stays said: those rounds are in the model.
-        """
-        before = {member.site: member for member in map(_member_of, self.store.members())}
-        self.members = [_as_weak_as(before.get(member.site, member), member) for member in self.members]
-        self.absent = list(before.values())
-        known = before | {member.site: member for member in self.members}
-        self.store.write_members([asdict(known[site]) for site in sorted(known)])
+        """Take up who took part before, and write down everyone."""
+        self.members, self.before = membership.remembered(self.store, self.members)
 
     @property
     def seconds(self) -> float:
@@ -214,15 +201,6 @@ class _AfterRound:
     def note(self, number: int) -> None:
         """One row for each site's part in a round."""
         self.rounds.note(self.stage, number, self.strategy.outcomes)
-
-
-def _member_of(entry: Mapping[str, Any]) -> Member:
-    return Member(**entry)
-
-
-def _as_weak_as(before: Member, now: Member) -> Member:
-    unit = "image" if "image" in (before.unit, now.unit) else now.unit
-    return replace(now, unit=unit, simulation=before.simulation or now.simulation)
 
 
 def averaged_with(old: Arrays | None, new: Arrays, decay: float) -> Arrays:

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx, Strategy
 from numpy.typing import NDArray
 
 from fedmedgen.errors import FederationError, ReplyError, SpentError
-from fedmedgen.federation import messages, records
+from fedmedgen.federation import messages, packing, records
 from fedmedgen.federation.aggregation import check_reply
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER
@@ -127,7 +127,7 @@ class GuardedStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self.round = number = server_round + self.rounds_done
-        self._reference = messages.unpacked(arrays)
+        self._reference = packing.unpacked(arrays)
         if self._reply_shapes is not None:  # the answer is no update of what was sent
             self._reference = {name: np.zeros(shape, np.float32) for name, shape in self._reply_shapes.items()}
         self._take_in(self._newcomers())

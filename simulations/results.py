@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedmedgen.data.cases import Case, CaseSet
+from fedmedgen.release import evidence
 from fedmedgen.reporting.record import read
 from simulations.run import result_of
 
@@ -31,7 +32,8 @@ def record(run: Path, *, command: str, out: Path) -> Path:
     if synthetic is not None:
         sheet(synthetic).save(out / f"{run.name}.png", optimize=True)
     page = out / f"{run.name}.md"
-    page.write_text("\n".join(lines(result, name=run.name, command=command)) + "\n")
+    mechanism = evidence.read(run).card.get("mechanism", "")  # as the generator's card states it, stage by stage
+    page.write_text("\n".join(lines(result, name=run.name, command=command, mechanism=mechanism)) + "\n")
     return page
 
 
@@ -57,13 +59,12 @@ def _tile(case: Case, cases: CaseSet) -> Pixels:
     return np.concatenate([image, mask])
 
 
-def lines(result: dict[str, Any], *, name: str, command: str) -> list[str]:
-    """The page: how it was run, what it claims, what was measured."""
+def lines(result: dict[str, Any], *, name: str, command: str, mechanism: str) -> list[str]:
+    """The page: how it was run, what it claims and by which mechanism, what was measured."""
     privacy = result["privacy"]
-    noise = privacy.get("noise_multiplier") or privacy.get("statistics_noise_multiplier") or 0.0
     claim = "none" if privacy["epsilon"] is None else (
-        f"epsilon {privacy['epsilon']:.4g}, delta {privacy['delta']:g}, unit {privacy['unit']}, noise multiplier "
-        f"{noise:.3f}, Poisson rate {privacy['sample_rate']:g}, {privacy['accountant']}"
+        f"epsilon {privacy['epsilon']:.4g}, delta {privacy['delta']:g}, unit {privacy['unit']}, "
+        f"{privacy['accountant']}; {mechanism}"
     )  # fmt: skip
     seconds = ", ".join(f"{stage} {value:.0f}" for stage, value in result["stage_seconds"].items())
     lost = "; ".join(f"{site}: {why}" for site, why in result["lost_sites"].items()) or "none"

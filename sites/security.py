@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message
 
 from fedmedgen.deployment import security_log
 from fedmedgen.deployment.guard import BUNDLE
-from fedmedgen.federation import messages, records
+from fedmedgen.federation import messages, packing, records
 from fedmedgen.federation.policy import SitePolicy
 from sites.opening import POLICY, in_simulation
 
@@ -51,7 +51,7 @@ class SecurityLog:
         for found in (content.config_records, content.metric_records):
             words |= {key: value for name in found for key, value in found[name].items()}
         arrays = [array for _, found in sorted(content.array_records.items()) for _, array in sorted(found.items())]
-        number = sum(len(messages.unpacked(found)) for found in content.array_records.values())
+        number = sum(len(packing.unpacked(found)) for found in content.array_records.values())
         digest = hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode())
         for array in arrays:
             digest.update(array.data)

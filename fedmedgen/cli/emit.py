@@ -53,13 +53,11 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the generator, draw, write the set and say what it holds."""
-    from fedmedgen.cli.runs import settings_of
+    from fedmedgen.cli.runs import require_new, settings_of
     from fedmedgen.emission import write_set
-    from fedmedgen.errors import RunError
     from fedmedgen.models.saving import load_generator
 
-    if arguments.out.exists() and any(arguments.out.iterdir() if arguments.out.is_dir() else [1]):
-        raise RunError(f"--out must name a new or empty folder; {arguments.out} is in use: name another")
+    require_new(arguments.out)
     settings = settings_of(arguments.run_folder)
     generator = load_generator(arguments.run_folder / "generator")
     counts = counts_of(generator.config.classes, arguments.count, dict(arguments.label))
@@ -111,14 +109,13 @@ def _body_part(word: str) -> str:
 
 
 def _emit(generator: "Generator", counts: Mapping[str, int], settings: "Settings", seed: int) -> "CaseSet":
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
+    from fedmedgen.cli.runs import device_of
     from fedmedgen.emission import emit
 
-    wanted = settings.runtime.device
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    device = device_of(settings)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("drawing", total=sum(counts.values()))
         return emit(
@@ -149,4 +146,5 @@ def _datasheet(arguments: argparse.Namespace, settings: "Settings") -> dict[str,
         "commit": result.get("commit"),
         "generator": folder_hash(arguments.run_folder / "generator"),
         "body_part": arguments.body_part or own,
+        "public_masks": settings.public_masks,
     }

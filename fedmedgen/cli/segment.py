@@ -52,18 +52,17 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the segmenter, mark the images, write and say what was set aside."""
-    from fedmedgen.cli.runs import settings_of
+    from fedmedgen.cli.runs import device_of, require_new, settings_of
     from fedmedgen.emission.mask_folder import Wanted, radiographs
-    from fedmedgen.errors import DataError, RunError
+    from fedmedgen.errors import DataError
 
     out: Path = arguments.out
-    if out.exists() and any(out.iterdir() if out.is_dir() else [1]):
-        raise RunError(f"--out must name a new or empty folder; {out} is in use: name another")
+    require_new(out)
     settings = settings_of(arguments.run_folder)
     files = radiographs(arguments.images)
     if arguments.format == "dicom":
         _require_dicom(files)
-    segmenter, identity = _segmenter(arguments.run_folder, settings.runtime.device)
+    segmenter, identity = _segmenter(arguments.run_folder, device_of(settings))
     wanted = Wanted(fit=settings.data.fit, format=arguments.format, segmenter=identity)
     outcome = _write(segmenter, files, out, wanted)
     for bad in outcome.rejected:
@@ -87,13 +86,11 @@ def _require_dicom(files: Mapping[str, Path]) -> None:
         )
 
 
-def _segmenter(run_folder: Path, wanted: str) -> "tuple[Segmenter, str]":
-    """The run's segmenter on its device, and the hash of its folder.
+def _segmenter(run_folder: Path, device: str) -> "tuple[Segmenter, str]":
+    """The run's segmenter on the device, and the hash of its folder.
 
     **Raises** `RunError` if the run has none.
     """
-    import torch
-
     from fedmedgen.audit.identity import folder_hash
     from fedmedgen.errors import RunError
     from fedmedgen.models.saving import load_segmenter
@@ -104,7 +101,6 @@ def _segmenter(run_folder: Path, wanted: str) -> "tuple[Segmenter, str]":
             f"expected a run with segmenter/; {run_folder} has none, as of a study without masks: name a run that "
             "trained one, or simulate again with data.mask_classes set and segmenter.rounds above 0"
         )
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
     return load_segmenter(folder).to(device).eval(), folder_hash(folder)
 
 

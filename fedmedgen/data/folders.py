@@ -209,8 +209,8 @@ def mask_values_seen(root: Path, most: int = 20) -> set[int]:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write labels.csv, one line a row, the columns of the first."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    """Write labels.csv, one line a row, the columns of the first; bytes of a name that are no text as \\udcXX."""
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["filename"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

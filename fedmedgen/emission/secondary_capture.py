@@ -40,12 +40,14 @@ class Origin:
     seed: str = ""
     generator: str = ""  # hash of its folder
     body_part: str = ""  # BodyPartExamined, as CHEST
+    public_masks: bool = False  # each mask is that of the public image nearest to the picture, not drawn with it
 
     @classmethod
     def of(cls, datasheet: Mapping[str, object]) -> "Origin":
         """What the set's datasheet tells of it."""
         told = {name: datasheet.get(name) for name in ("study", "seed", "generator", "body_part")}
-        return cls(**{name: "" if value is None else str(value) for name, value in told.items()})
+        words = {name: "" if value is None else str(value) for name, value in told.items()}
+        return cls(**words, public_masks=bool(datasheet.get("public_masks")))
 
     @property
     def words(self) -> str:

@@ -1,8 +1,9 @@
 """The mask of a synthetic radiograph as a DICOM Segmentation (SEG) that refers to the picture.
 
 One binary segment for each mask class but the background. The algorithm type is AUTOMATIC, with the generator named:
-picture and mask are drawn together, nobody outlined anything. A class that SNOMED CT's part of DICOM names has that
-code; any other has one of the private scheme 99FEDMEDGEN.
+nobody outlined anything in this picture. The two are drawn together, or the generator takes the mask, as it stands, of
+the public image nearest to what it draws (`Origin.public_masks`); the content's description says which. A class that
+SNOMED CT's part of DICOM names has that code; any other has one of the private scheme 99FEDMEDGEN.
 
 **Source** DICOM PS3.3 A.51 (Segmentation IOD)
 """
@@ -25,6 +26,7 @@ from fedmedgen.emission.secondary_capture import MAKER, Origin, mark, text
 PRIVATE_SCHEME = "99FEDMEDGEN"
 SERIES_NUMBER = 2  # the picture's is 1
 CODE_LENGTH = 16  # characters of SH
+TOGETHER, NEAREST = "Mask drawn together with its picture", "Mask of the public image nearest to its picture"
 _CATEGORIES = codes.cid7150
 KNOWN: dict[str, tuple[Code, Code]] = {
     **{
@@ -61,7 +63,7 @@ def segmentation_object(mask: MaskArray, picture: Dataset, mask_classes: Sequenc
             software_versions=__version__,
             device_serial_number=origin.generator or "none",
             content_label="SYNTHETIC",
-            content_description="Mask drawn together with its picture",
+            content_description=NEAREST if origin.public_masks else TOGETHER,
             content_creator_name=f"{MAKER}^",
         )
     file.SeriesDescription = "Synthetic: mask"

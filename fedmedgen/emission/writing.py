@@ -20,9 +20,9 @@ def write_set(cases: CaseSet, folder: Path, *, format: Format = "png", datasheet
     """Write the cases to `folder`, with datasheet.json.
 
     png: images/*.png, masks/*.png (value x 255 / (M - 1), so 0 and 255 for two classes) and labels.csv.
-    dicom: the same with images/*.dcm, and each mask also as segmentations/*.dcm; the datasheet's study, seed, generator
-    and body_part stand in the files. npz: set.npz with train_images, train_labels, classes and, with plain values,
-    train_masks.
+    dicom: the same with images/*.dcm, and each mask also as segmentations/*.dcm; the datasheet's study, seed,
+    generator, body_part and public_masks stand in the files. npz: set.npz with train_images, train_labels, classes and,
+    with plain values, train_masks.
 
     **Raises** `SettingsError` for a case without a label in an npz, which has no way to say so.
     """

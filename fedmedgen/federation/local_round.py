@@ -110,6 +110,7 @@ def segmenter_of(generator: Trained, settings: Settings) -> Segmenter:
         num_mask_classes=len(settings.data.mask_classes),
         noise_level=settings.segmenter.noise_level,
         seed=settings.seed,
+        fit=settings.data.fit,
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,28 +89,7 @@ def as_flowers_one_by_one(arrays: Arrays) -> ArrayRecord:
 
 def unpack_arrays(record: ArrayRecord) -> Arrays:
     """All arrays of a record, as it travelled or as Flower has it."""
-    return {name: np.array(value) for name, value in unpacked(record).items()}
-
-
-def unpacked(record: ArrayRecord) -> Mapping[str, NDArray[np.float32]]:
-    """The arrays of a record, each looked at when it is wanted: the record's own copy is the only whole one."""
-    return packing.Unpacked(record) if packing.is_packed(record) else FlowersOwn(record)
-
-
-class FlowersOwn(Mapping[str, NDArray[np.float32]]):
-    """The arrays of a record as Flower's strategies have it."""
-
-    def __init__(self, record: ArrayRecord) -> None:
-        self._record = record
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        return self._record[name].numpy()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._record)
-
-    def __len__(self) -> int:
-        return len(self._record)
+    return {name: np.array(value) for name, value in packing.unpacked(record).items()}
 
 
 def request_config(
@@ -232,7 +211,7 @@ def unpack_reply(content: RecordDict) -> Reply:
     return Reply(
         config=config,
         metrics={key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))},
-        arrays=unpacked(arrays),
+        arrays=packing.unpacked(arrays),
     )
 
 

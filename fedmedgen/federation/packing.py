@@ -42,6 +42,11 @@ def is_packed(record: ArrayRecord) -> bool:
     return list(record) == [PACKED] and record[PACKED].stype == STYPE
 
 
+def unpacked(record: ArrayRecord) -> Mapping[str, NDArray[Any]]:
+    """The arrays of a record, each looked at when it is wanted: the record's own copy is the only whole one."""
+    return Unpacked(record) if is_packed(record) else FlowersOwn(record)
+
+
 class Unpacked(Mapping[str, NDArray[Any]]):
     """The arrays of a packed record, read-only and in its own bytes.
 
@@ -80,3 +85,19 @@ def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     if not whole:
         raise ValueError(f"{name[:80]!r} has a shape or place that can't be")
     return dtype, shape, first, last
+
+
+class FlowersOwn(Mapping[str, NDArray[Any]]):
+    """The arrays of a record as Flower's strategies have it."""
+
+    def __init__(self, record: ArrayRecord) -> None:
+        self._record = record
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._record[name].numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record)
+
+    def __len__(self) -> int:
+        return len(self._record)

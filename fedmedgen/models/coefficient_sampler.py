@@ -116,7 +116,7 @@ class CoefficientSampler(ModelMixin, ConfigMixin):  # type: ignore[misc]
             rest = self.residuals[_one_each(len(self.residuals), generators)]
             grey, masks = grey + rest[:, :1], _smoothed(x[:, 1:] + rest[:, 1:])
         centre, spread = self.exposures[_one_each(len(self.exposures), generators)][:, :, None, None, None].unbind(1)
-        return torch.cat([centre + spread * grey, masks], dim=1).clamp(-1, 1)
+        return torch.cat([centre + spread * grey, _within(masks)], dim=1).clamp(-1, 1)
 
     def _fittest(self, options: Tensor, label: int) -> int:
         """Which of the images ``[M, C, H, W]`` is the likeliest to be of the class, by its learned features."""
@@ -132,6 +132,11 @@ def _smoothed(masks: Tensor) -> Tensor:
         return masks
     padded = nn.functional.pad(masks, [window // 2] * 4, mode="replicate")
     return nn.functional.avg_pool2d(padded, window, stride=1)
+
+
+def _within(masks: Tensor) -> Tensor:
+    """Mask channels within [-1, 1]: a pixel beyond is scaled, so that its highest channel stays the highest."""
+    return masks / masks.abs().amax(dim=1, keepdim=True).clamp(min=1) if masks.shape[1] else masks
 
 
 def _one_each(count: int, generators: Sequence[torch.Generator]) -> list[int]:

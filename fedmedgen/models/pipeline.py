@@ -219,8 +219,8 @@ class RadiographPipeline(DiffusionPipeline):  # type: ignore[misc]
         return x
 
 
-class SegmenterPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Masks for radiographs."""
+class LogitsPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """The network with a segmentation head, and what it must know beside its weights."""
 
     def __init__(self, unet: ModelMixin, mask_classes: Any = (), size: Any = (64, 64), settings: Any = None) -> None:
         super().__init__()
@@ -228,22 +228,8 @@ class SegmenterPipeline(DiffusionPipeline):  # type: ignore[misc]
         self.register_to_config(mask_classes=list(mask_classes), size=list(size), settings=dict(settings or {}))
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Image.Image] | Tensor) -> NDArray[np.uint8]:
-        """Mask values ``[B, H, W]`` for PIL images or a tensor ``[B, 1, H, W]`` in [-1, 1]."""
-        if not isinstance(images, Tensor):
-            images = self._tensor(images)
+    def logits(self, images: Tensor) -> Tensor:
+        """**Shapes** images ``[B, 1, H, W]`` in [-1, 1] -> ``[B, M, H, W]``."""
         kept = self.config.settings
-        logits = segment(
-            self.unet,
-            images.to(self.device),
-            kept["noise_level"],
-            (kept["sigma_data"], kept["preconditioning"]),
-            int(kept["unshuffle"]),
-        )
-        masks: NDArray[np.uint8] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        return masks
-
-    def _tensor(self, images: Sequence[Image.Image]) -> Tensor:
-        height, width = self.config.size
-        grey = [image.convert("L").resize((width, height), Image.Resampling.BILINEAR) for image in images]
-        return torch.from_numpy(np.stack([np.asarray(image) for image in grey]).astype(np.float32) / 127.5 - 1)[:, None]
+        data = (kept["sigma_data"], kept["preconditioning"])
+        return segment(self.unet, images.to(self.device), kept["noise_level"], data, int(kept["unshuffle"]))

@@ -3,7 +3,8 @@
 import inspect
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, ModelMixin, UNet2DModel
 
 from fedmedgen.errors import RunError
-from fedmedgen.models import latent_pipeline, moments_pipeline, pipeline
+from fedmedgen.models import latent_pipeline, moments_pipeline, pipeline, segmenter_pipeline
 from fedmedgen.models.code_networks import Critic, Decoder, Encoder
 from fedmedgen.models.coefficient_network import CoefficientNetwork
 from fedmedgen.models.coefficient_sampler import CoefficientSampler
@@ -25,6 +26,8 @@ from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
 
 KNOWN = (UNet2DModel, DiffusionTransformer, CoefficientNetwork, CoefficientSampler, Decoder, Encoder, Critic)
 NETWORKS = {network.__name__: network for network in KNOWN}
+OF_A_DENOISER = ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
+OF_A_SEGMENTER = ("unshuffle", "sigma_data", "preconditioning", "noise_level")
 PARTS = ("unet", "sampler", "reader")  # of pipelines: the network of each lies in the folder of that name
 GENERATOR_USE = """```python
 from diffusers import DiffusionPipeline
@@ -38,7 +41,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 pipe = DiffusionPipeline.from_pretrained("PATH/TO/THIS/FOLDER", trust_remote_code=True)
-masks = pipe([Image.open("radiograph.png")])  # numpy [1, H, W], values as mask classes in model_index.json
+masks = pipe([Image.open("radiograph.png")])  # numpy [1, H, W]: size, fit and mask classes as in model_index.json
 ```"""
 CARD = """---
 library_name: diffusers
@@ -95,24 +98,16 @@ def load_generator(folder: Path) -> Generator:
     """
     kinds = ("RadiographPipeline", "LatentRadiographPipeline", "MomentsPipeline", "OneStepPipeline")
     parts, index = _load(folder, *kinds)
-    names = {"classes": tuple(index["classes"]), "mask_classes": tuple(index["mask_classes"])}
-    size = (index["size"][0], index["size"][1])
-    if "reader" in parts:
-        return OneStepGenerator(parts["sampler"], parts["reader"], OneStepConfig(**names, size=size)).eval()
-    if "sampler" in parts:
-        return MomentsGenerator(parts["sampler"], MomentsConfig(**names, size=size)).eval()
-    kept = index["settings"]
-    config = DenoiserConfig(
-        **names,
-        size=size,
-        unshuffle=kept["unshuffle"],
-        sigma_data=kept["sigma_data"],
-        preconditioning=kept["preconditioning"],
-        steps=kept["steps"],
-        guidance=kept["guidance"],
-    )
-    unet = parts["unet"]
-    return Denoiser(unet, config) if "vae" not in index else _with_autoencoder(unet, config, folder, kept)
+    with _whole(folder):
+        names = _names(index, "classes", "mask_classes")
+        if "reader" in parts:
+            return OneStepGenerator(parts["sampler"], parts["reader"], OneStepConfig(**names)).eval()
+        if "sampler" in parts:
+            return MomentsGenerator(parts["sampler"], MomentsConfig(**names)).eval()
+        kept = index["settings"]
+        config = DenoiserConfig(**names, **{name: kept[name] for name in OF_A_DENOISER})
+        unet = parts["unet"]
+        return Denoiser(unet, config) if "vae" not in index else _with_autoencoder(unet, config, folder, kept)
 
 
 def _with_autoencoder(
@@ -133,8 +128,8 @@ def _with_autoencoder(
 def save_segmenter(segmenter: Segmenter, folder: Path, *, card: Mapping[str, object]) -> None:
     """Write the segmenter as a pipeline from images to masks; `card` as for a generator."""
     config = segmenter.config
-    settings = {name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "noise_level")}
-    pipe = pipeline.SegmenterPipeline(segmenter.unet, config.mask_classes, config.size, settings)
+    settings = {name: getattr(config, name) for name in (*OF_A_SEGMENTER, "fit")}
+    pipe = segmenter_pipeline.SegmenterPipeline(segmenter.unet, config.mask_classes, config.size, settings)
     summary = f"Marks {', '.join(config.mask_classes[1:])} on radiographs: a diffusion model's network with a new head."
     _save(pipe, folder, _card("Radiograph segmenter", "image-segmentation", summary, SEGMENTER_USE, card))
 
@@ -145,16 +140,10 @@ def load_segmenter(folder: Path) -> Segmenter:
     **Raises** `RunError` if something is missing or not whole.
     """
     parts, index = _load(folder, "SegmenterPipeline")
-    kept = index["settings"]
-    config = SegmenterConfig(
-        mask_classes=tuple(index["mask_classes"]),
-        size=(index["size"][0], index["size"][1]),
-        unshuffle=kept["unshuffle"],
-        sigma_data=kept["sigma_data"],
-        preconditioning=kept["preconditioning"],
-        noise_level=kept["noise_level"],
-    )
-    return Segmenter(parts["unet"], config)
+    with _whole(folder):
+        kept = index["settings"]
+        known = {name: kept[name] for name in OF_A_SEGMENTER} | {"fit": kept.get("fit", "squash")}
+        return Segmenter(parts["unet"], SegmenterConfig(**_names(index, "mask_classes"), **known))
 
 
 def _kind(generator: Generator) -> str:
@@ -172,9 +161,7 @@ def _generator_pipeline(generator: Generator) -> Any:
         return moments_pipeline.MomentsPipeline(generator.sampler, *names)
     if isinstance(generator, OneStepGenerator):
         return moments_pipeline.OneStepPipeline(generator.decoder, generator.reader, *names)
-    settings = {
-        name: getattr(config, name) for name in ("unshuffle", "sigma_data", "preconditioning", "steps", "guidance")
-    }
+    settings = {name: getattr(config, name) for name in OF_A_DENOISER}
     if isinstance(generator, LatentDenoiser):
         settings |= {"shift": generator.shift.tolist(), "scale": generator.scale.tolist()}
         return latent_pipeline.LatentRadiographPipeline(generator.unet, generator.vae, *names, settings)
@@ -212,17 +199,30 @@ def _parts(index: Mapping[str, Any]) -> list[str]:
 
 def _load(folder: Path, *kinds: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The networks by name, and the pipeline's index."""
-    try:
+    with _whole(folder):
         index = json.loads((folder / "model_index.json").read_text())
         networks = {part: _network(folder / part, index[part][1]) for part in _parts(index)}
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
-        raise RunError(
-            f"no whole saved model in {folder.name}/ ({error}); point to the folder that a run wrote"
-        ) from error
-    if index.get("_class_name", ["", ""])[-1] not in kinds:
-        kind, found = " or ".join(kinds), index.get("_class_name")
-        raise RunError(f"{folder.name}/ must hold a {kind}; got {found}: point to the other folder")
+        found = index.get("_class_name") or [""]
+        known = found[-1] in kinds
+    if not known:
+        raise RunError(f"{folder.name}/ must hold a {' or '.join(kinds)}; got {found}: point to the other folder")
     return networks, index
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """**Raises** `RunError` for whatever a model that isn't whole trips over."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        words = f"no whole saved model in {folder.name}/ ({error!r}); point to the folder that a run wrote"
+        raise RunError(words) from error
+
+
+def _names(index: Mapping[str, Any], *kinds: str) -> dict[str, Any]:
+    """What every model's config has: names of classes, and the size of an image."""
+    height, width = index["size"]
+    return {**{kind: tuple(index[kind]) for kind in kinds}, "size": (height, width)}
 
 
 def _network(folder: Path, name: str) -> ModelMixin:

@@ -22,6 +22,7 @@ class SegmenterConfig:
     sigma_data: float
     preconditioning: str
     noise_level: float
+    fit: str = "squash"  # how pictures are brought to that size, as `data.fit`
 
 
 class Segmenter(nn.Module):
@@ -49,7 +50,9 @@ class Segmenter(nn.Module):
         return pipeline.segment(self.unet, images, config.noise_level, data, config.unshuffle)
 
 
-def from_denoiser(denoiser: Denoiser, num_mask_classes: int, noise_level: float, seed: int) -> Segmenter:
+def from_denoiser(
+    denoiser: Denoiser, num_mask_classes: int, noise_level: float, seed: int, fit: str = "squash"
+) -> Segmenter:
     """All of the denoiser's weights (copied) and a fresh head for `num_mask_classes`, background included.
 
     **Raises** `SettingsError` if the denoiser's network is no UNet: features of every pixel are what the method needs.
@@ -74,6 +77,7 @@ def from_denoiser(denoiser: Denoiser, num_mask_classes: int, noise_level: float,
         sigma_data=denoiser.config.sigma_data,
         preconditioning=denoiser.config.preconditioning,
         noise_level=noise_level,
+        fit=fit,
     )
     return Segmenter(unet, config)
 

@@ -26,8 +26,9 @@ README = """---
 # {title}
 
 {cases} synthetic radiographs{masks} of {height} x {width} pixels, of the classes {classes}, drawn by a generator that
-{sites} sites trained together on their own radiographs under {unit}-level differential privacy. No image of a patient
-is in it.
+{sites} sites trained together on their own radiographs under {unit}-level differential privacy. No image of a site's
+patient is in it.
+{public_people}
 
 ## The promise
 
@@ -81,9 +82,9 @@ read the images: a label says what was asked for, not what a radiologist would f
 **Are there errors, noise or redundancies?** Yes. The generator was trained with noise on purpose; of real images the
 set covers {coverage}, and see the certificate for how far networks trained on it get.
 
-**Does it hold confidential data, or data that identifies people?** No real image. What the set may tell about
-{one_unit} whose data trained it is bounded: ({epsilon}, {delta})-differential privacy for each {unit} of each site;
-{risk}.
+**Does it hold confidential data, or data that identifies people?** No image of a site's patient. What the set
+may tell about {one_unit} whose data trained it is bounded: ({epsilon}, {delta})-differential privacy for each {unit} of
+each site; {risk}.
 {public_people}
 
 ## Collection
@@ -157,7 +158,7 @@ def _facts(content: Content) -> dict[str, Any]:
         "n_classes": len(of_set["classes"]),
         "masks": f" with masks ({masks})" if of_set["masks"] else "",
         "mask_files": ", masks/*.png" if of_set["masks"] else "",
-        "mask_words": f", and a mask of {masks} drawn together with the image" if of_set["masks"] else "",
+        "mask_words": _mask_words(masks, public=of_set["public_masks"]) if of_set["masks"] else "",
         "height": of_set["size"][0],
         "width": of_set["size"][1],
         "sites": len(sites),
@@ -180,6 +181,12 @@ def _facts(content: Content) -> dict[str, Any]:
         "commit": content["versions"]["commit"] or "unknown",
         "fingerprint": content["key"]["fingerprint"],
     }
+
+
+def _mask_words(masks: str, *, public: bool) -> str:
+    if public:
+        return f", and the mask of {masks} of the public image that is nearest to what was drawn"
+    return f", and a mask of {masks} drawn together with the image"
 
 
 def _public_people(words: str) -> str:

@@ -80,6 +80,7 @@ def _set(evidence: Evidence) -> dict[str, Any]:
         "classes": list(sheet.get("classes") or ()),
         "mask_classes": list(sheet.get("mask_classes") or ()),
         "masks": (evidence.run / "synthetic" / "masks").is_dir(),
+        "public_masks": evidence.settings.public_masks,
         "size": list(data.size),
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmedgen.errors import FedmedgenError, LedgerError
-from fedmedgen.federation.plan import GENERATOR, STATISTICS
+from fedmedgen.federation.plan import STATISTICS
 from fedmedgen.federation.policy import check_plan
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.ledger import Limit, head_beside, load_key, spending_in
@@ -120,9 +120,8 @@ def _site(evidence: Evidence, known: Account, told: Mapping[str, Any]) -> Iterat
 
 def _noise(privacy: Mapping[str, Any], mechanism: Plan) -> Iterator[str]:
     """The mechanism in print is the one in the ledger."""
-    printed = {GENERATOR: privacy.get("noise_multiplier"), STATISTICS: privacy.get("statistics_noise_multiplier")}
     for stage in mechanism.stages:
-        said = printed.get(stage.name, stage.noise_multiplier)
+        said = privacy.get("statistics_noise_multiplier" if stage.name == STATISTICS else "noise_multiplier")
         if said is None or not math.isclose(float(said), stage.noise_multiplier, rel_tol=CLOSE):
             yield f"result.json says noise {said} for {stage.name}; the ledger says {stage.noise_multiplier:.4g}"
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from fedmedgen.data.pixels import mask_values
 from fedmedgen.models import saving
 from fedmedgen.models.denoiser import build_denoiser
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
-from fedmedgen.settings import DataSettings, GeneratorSettings, Settings
+from fedmedgen.settings import DataSettings, GeneratorSettings, RuntimeSettings, Settings
 
 TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, False), norm_groups=4)
 MASKS = ("background", "bone", "metal")
@@ -204,6 +206,61 @@ def test_a_run_without_a_segmenter_says_what_to_do(tmp_path: Path, capsys: pytes
     said = capsys.readouterr().err
     for words in ("expected a run with segmenter/", f"{run} has none", "name a run that trained one"):
         assert words in said
+
+
+def test_a_name_that_is_no_text_loses_no_row_of_the_table(
+    run_folder: Path, by_brightness: None, tmp_path: Path
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    for name in ("a.png", os.fsdecode(b"caf\xe9.png")):
+        save(images / name, picture())
+    assert call(run_folder, images, out) == 0
+    assert {path.name for path in (out / "masks").iterdir()} == {path.name for path in images.iterdir()}
+    table = rows(out)
+    assert set(table) == {"a.png", "caf\\udce9.png"}
+    assert table["caf\\udce9.png"]["mask"] == "caf\\udce9.png"
+
+
+def test_a_run_made_on_a_gpu_marks_without_one(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    save(tmp_path / "a.png", picture())
+    run = copied(run_folder, tmp_path, RuntimeSettings(device="cuda"))
+    assert call(run, tmp_path / "a.png", tmp_path / "out") == 0
+    assert "no GPU" in caplog.text
+
+
+def test_a_place_that_can_not_be_written_to_is_named(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "a.png", picture())
+    assert call(run_folder, tmp_path / "a.png", tmp_path / "a.png" / "out") == 1
+    assert f"{tmp_path / 'a.png'} is no folder: name another" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as a folder of another user
+    assert call(run_folder, tmp_path / "a.png", tmp_path / "out") == 1
+    assert f"{tmp_path} may not be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["settings.yaml", "segmenter/model_index.json"])
+def test_a_run_whose_files_are_spoiled_is_refused_in_words(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    save(tmp_path / "a.png", picture())
+    run = copied(run_folder, tmp_path, RuntimeSettings())
+    (run / place).write_bytes(b"\xff\xfe\x00 no text")
+    assert call(run, tmp_path / "a.png", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert Path(place).parts[0].removesuffix(".yaml") in said
+
+
+def copied(run_folder: Path, place: Path, runtime: RuntimeSettings) -> Path:
+    """The run with another runtime."""
+    run = Path(shutil.copytree(run_folder, place / "run"))
+    settings = Settings(generator=TINY, data=DataSettings(size=(16, 16), fit="pad"), runtime=runtime)
+    (run / "settings.yaml").write_text(yaml.safe_dump(settings.to_mapping()))
+    return run
 
 
 def test_dicom_masks_refer_to_their_sources_and_hold_the_same_pixels(

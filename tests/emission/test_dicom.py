@@ -135,6 +135,12 @@ def test_a_segment_is_automatic_by_the_generator_and_coded(folder: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(("public", "said"), [(False, "drawn together with"), (True, "of the public image nearest")])
+def test_a_mask_says_whether_it_was_drawn_or_is_a_public_images(tmp_path: Path, public: bool, said: str) -> None:
+    write_set(drawn(), tmp_path, format="dicom", datasheet={**SHEET, "public_masks": public})
+    assert all(said in file.ContentDescription for file in files(tmp_path, "segmentations"))
+
+
 def test_a_mask_of_background_alone_is_written(tmp_path: Path) -> None:
     case = Case(np.zeros((1, *SIZE), np.float32), "a.png", None, np.zeros(SIZE, np.uint8))
     with warnings.catch_warnings():

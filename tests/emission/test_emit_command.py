@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pydicom
 import pytest
+import torch
 import yaml
 
 from fedmedgen.audit.identity import folder_hash
@@ -13,7 +16,7 @@ from fedmedgen.cli import emit
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.models.denoiser import build_denoiser
 from fedmedgen.models.saving import save_generator
-from fedmedgen.settings import DataSettings, GeneratorSettings, Settings
+from fedmedgen.settings import DataSettings, GeneratorSettings, RuntimeSettings, Settings
 
 TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, False), norm_groups=4, sampler_steps=2)
 
@@ -68,6 +71,30 @@ def test_a_folder_in_use_is_left_alone(run_folder: Path, tmp_path: Path) -> None
         call(str(run_folder), "--count", "1", "--out", str(tmp_path))
 
 
+def test_a_run_made_on_a_gpu_draws_without_one(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    other = tmp_path / "run"
+    shutil.copytree(run_folder, other)
+    made = Settings(generator=TINY, runtime=RuntimeSettings(device="cuda"))
+    (other / "settings.yaml").write_text(yaml.safe_dump(made.to_mapping()))
+    assert call(str(other), "--count", "3", "--out", str(tmp_path / "set")) == 0
+    assert "no GPU" in caplog.text
+
+
+def test_a_place_that_can_not_be_written_to_is_refused_before_anything_is_drawn(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("keep")
+    monkeypatch.setattr(emit, "_emit", None)  # nothing is drawn
+    with pytest.raises(RunError, match="file is no folder"):
+        call(str(run_folder), "--count", "1", "--out", str(tmp_path / "file" / "set"))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as a folder of another user
+    with pytest.raises(RunError, match="may not be written to"):
+        call(str(run_folder), "--count", "1", "--out", str(tmp_path / "new" / "set"))
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no settings\.yaml in"):
         call(str(tmp_path), "--count", "1", "--out", str(tmp_path / "set"))
@@ -104,6 +131,21 @@ def test_a_dicom_set_names_the_generator_and_the_body_part_of_phantoms(
     assert folder_hash(run_folder / "generator") in picture.ImageComments
     (mask,) = (pydicom.dcmread(path) for path in (out / "segmentations").iterdir())
     assert mask.SegmentSequence[0].SegmentLabel == "lung"
+
+
+@pytest.mark.parametrize(("family", "prior", "public"), [
+    ("moments", {"nearest": True, "phantoms": 9}, True),
+    ("moments", {"nearest": True, "phantoms": 0}, False),
+    ("moments", {"nearest": False, "phantoms": 9}, False),
+    ("unet", {"nearest": True, "phantoms": 9}, False),
+])  # fmt: skip
+def test_the_datasheet_says_whether_masks_are_those_of_public_images(
+    run_folder: Path, family: str, prior: dict[str, int], public: bool
+) -> None:
+    share = {"share": 1.0 if family == "moments" else 0.5}
+    asked = {"generator": {"family": family}, "segmenter": {"rounds": 0}, "statistics": share, "prior": prior}
+    sheet = emit._datasheet(command(str(run_folder), "--out", "x"), Settings.from_mapping(asked))
+    assert sheet["public_masks"] is public
 
 
 def test_the_body_part_is_told_or_left_out_where_it_is_not_known(run_folder: Path) -> None:

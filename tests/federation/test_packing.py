@@ -31,7 +31,7 @@ def test_arrays_come_back_as_they_went_and_are_a_safetensors_file(arrays: dict[s
 
 def test_strided_arrays_and_flowers_own_are_packed_too() -> None:
     arrays = {"turned": np.arange(6, dtype=np.float32).reshape(2, 3).T}
-    for given_ in (arrays, messages.unpacked(messages.as_flowers(arrays))):
+    for given_ in (arrays, packing.unpacked(messages.as_flowers(arrays))):
         np.testing.assert_array_equal(messages.unpack_arrays(packing.packed(given_))["turned"], arrays["turned"])
 
 

@@ -271,3 +271,20 @@ def test_a_masks_thin_outlines_go_and_its_shape_and_the_image_stay() -> None:
     square = sampler.mean[1].clone()
     square[:12] = -0.5
     assert ((mask > 0) != (square > 0)).sum() <= 4 * 3  # its corners are rounded
+
+
+def test_of_several_mask_classes_the_highest_wins_however_high_they_are() -> None:
+    """As with statistics.mask_weight above 1, whose channels reach beyond what is kept of an image."""
+    sampler = CoefficientSampler(shape=(4, 8, 8), dimension=1, num_classes=1)
+    with torch.no_grad():
+        sampler.mean[1:] = torch.tensor([1.5, 1.2, -3.0])[:, None, None]
+        sampler.mean[2, :, 4:] = 2.5
+        sampler.mean[1:3, 7] = -2.0
+        sampler.exposures[:] = torch.tensor([0.0, 1.0])
+    x = sampler.draw(torch.zeros(1, dtype=torch.long), [1])
+    _, masks = pipeline.to_pixels(x)
+    assert masks is not None
+    assert (masks[0, :7, :4] == 1).all()
+    assert (masks[0, :7, 4:] == 2).all()
+    assert not masks[0, 7].any()
+    assert float(x.abs().max()) == 1

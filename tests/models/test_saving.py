@@ -98,6 +98,19 @@ def test_a_cut_weights_file_is_refused(denoiser: Denoiser, tmp_path: Path) -> No
         saving.load_generator(tmp_path / "generator")
 
 
+@pytest.mark.parametrize("lost", ["settings", "mask_classes", "size", "unet"])
+def test_an_index_that_lacks_a_part_is_refused(denoiser: Denoiser, tmp_path: Path, lost: str) -> None:
+    saving.save_generator(denoiser, tmp_path / "generator", card={})
+    saving.save_segmenter(from_denoiser(denoiser, 2, 0.1, 0), tmp_path / "segmenter", card={})
+    for name, load in {"generator": saving.load_generator, "segmenter": saving.load_segmenter}.items():
+        path = tmp_path / name / "model_index.json"
+        index = json.loads(path.read_text())
+        del index[lost]
+        path.write_text(json.dumps(index))
+        with pytest.raises(RunError, match=f"no whole saved model in {name}/"):
+            load(tmp_path / name)
+
+
 def test_a_segmenter_is_not_taken_for_a_generator(denoiser: Denoiser, tmp_path: Path) -> None:
     saving.save_segmenter(from_denoiser(denoiser, 2, 0.1, 0), tmp_path / "segmenter", card={})
     with pytest.raises(RunError, match="must hold a RadiographPipeline"):

@@ -41,8 +41,9 @@ def write_ledger(run: Path, site: str, agreed: Plan, *, name: str = RUN, counted
         name, agreed.digest, agreed.to_mapping(), epsilon=epsilon, delta=agreed.delta, limit=Limit(5, 1e-4)
     )
     request = f"{name}-{agreed.digest}"
-    ledger.reserve(name, agreed.digest, "generator", agreed.stages[0].steps, request)
-    ledger.complete(request, "ab" * 32)
+    for stage in agreed.stages:
+        ledger.reserve(name, agreed.digest, stage.name, stage.steps, f"{request}-{stage.name}")
+        ledger.complete(f"{request}-{stage.name}", "ab" * 32)
 
 
 def write_audit(run: Path, site: str, **changes: Any) -> None:
@@ -175,6 +176,18 @@ class SmallRun:
         for file in ("ledger.jsonl", "ledger.head"):
             self.at(f"sites/site-1/{file}").unlink()
         write_ledger(self.folder, "site-1", plan(**mechanism), name=name, counted=counted)
+        self.audit_anew()
+
+    def ledgers_of(self, agreed: Plan) -> None:
+        """Every site's ledger thrown away, and one of this plan written, which is told as the run's; audited anew."""
+        for site in SITES:
+            for file in ("ledger.jsonl", "ledger.head"):
+                self.at(f"sites/{site}/{file}").unlink()
+            write_ledger(self.folder, site, agreed)
+            self.change("result.json", **{f"sites__{site.replace('-', '_')}__epsilon_run": agreed.epsilon})
+        self.change("result.json", privacy__epsilon=agreed.epsilon)
+        self.change("synthetic/datasheet.json", epsilon=round(agreed.epsilon, 4))
+        self.edit("generator/README.md", f"- epsilon: {round(plan().epsilon, 4)}", f"- epsilon: {agreed.epsilon:.4f}")
         self.audit_anew()
 
     def spend_again(self, *, name: str, **mechanism: Any) -> None:

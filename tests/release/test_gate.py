@@ -8,6 +8,8 @@ import pytest
 
 from fedmedgen.audit.identity import folder_hash
 from fedmedgen.errors import RunError
+from fedmedgen.privacy.budget import Plan
+from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.release.evidence import read
 from fedmedgen.release.gate import QUESTIONS, judge
 
@@ -237,6 +239,22 @@ def test_the_gate_says_no(small: Any, spoil: Spoil, said: str) -> None:
     spoil(small)
     found = reasons(small)
     assert [reason for reason in found if said in reason], found
+
+
+def test_the_noise_of_a_segmenter_after_a_release_is_held_against_the_ledger(small: Any) -> None:
+    """Statistics and a segmenter, no rounds of the generator: one noise for each stage."""
+    kept: dict[str, Any] = {"clip_norm": 1.0, "denominator_patients": 50}
+    stages = (
+        StagePlan(name="statistics", sample_rate=1.0, noise_multiplier=5.0, steps=1, **kept),
+        StagePlan(name="segmenter", sample_rate=0.5, noise_multiplier=4.0, steps=4, **kept),
+    )
+    small.ledgers_of(Plan(stages, 1e-5))
+    noise = {"privacy__noise_multiplier": 4.0, "privacy__statistics_noise_multiplier": 5.0}
+    change_and_audit(small, "result.json", metrics__set=folder_hash(small.at("synthetic")), **noise)
+    assert reasons(small) == []
+    for name, said in (("noise_multiplier", "segmenter"), ("statistics_noise_multiplier", "statistics")):
+        change_and_audit(small, "result.json", **{**noise, f"privacy__{name}": 99.0})
+        assert f"site-1: result.json says noise 99.0 for {said}" in reasons(small)[0]
 
 
 def test_all_reasons_are_given_not_the_first_alone(small: Any) -> None:

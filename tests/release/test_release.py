@@ -99,6 +99,33 @@ def test_the_card_and_the_datasheet_say_epsilon_and_answer_the_questions(release
         assert f"## {part}" in sheet
 
 
+def test_public_people_are_named_and_no_page_says_that_no_real_image_is_in_the_set(small: Any, tmp_path: Path) -> None:
+    words = "lungs: parts of them, recognisable, are in what is drawn"
+    small.edit("generator/README.md", "- unit:", f"- public images: {words}\n- unit:")
+    small.audit_anew()
+    release(small.folder, tmp_path / "out")
+    for name in ("README.md", "datasheet.md"):
+        text = " ".join((tmp_path / "out" / name).read_text().split())
+        assert f"Public images were used beside the sites' own, and no epsilon covers them: {words}." in text
+        assert "No image of a site's patient" in text
+        assert "No real image" not in text
+        assert "No image of a patient" not in text
+
+
+@pytest.mark.parametrize(("nearest", "said"), [
+    (False, "a mask of lung drawn together with the image"),
+    (True, "the mask of lung of the public image that is nearest to what was drawn"),
+])  # fmt: skip
+def test_the_datasheet_says_whose_the_masks_are(small: Any, tmp_path: Path, nearest: bool, said: str) -> None:
+    moments = {"generator__family": "moments", "statistics__share": 1.0, "segmenter__rounds": 0}
+    small.change("settings.yaml", prior__nearest=nearest, **moments)
+    small.audit_anew()
+    release(small.folder, tmp_path / "out")
+    text = " ".join((tmp_path / "out" / "datasheet.md").read_text().split())
+    assert said in text
+    assert text.count("mask of lung") == 1
+
+
 def test_the_page_has_every_number_and_loads_nothing(released: Path) -> None:
     page = html.unescape((released / "certificate.html").read_text())
     content = content_of(released)

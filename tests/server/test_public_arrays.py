@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError
-from fedmedgen.federation import messages, records
+from fedmedgen.federation import messages, packing, records
 from fedmedgen.federation.egress import Arrays
 from fedmedgen.federation.plan import Stage
 from fedmedgen.settings import FederationSettings
@@ -48,7 +48,7 @@ class Sites:
     def _answer(self, asked: Message) -> Message:
         node, content = asked.metadata.dst_node_id, asked.content
         full = any(
-            name.startswith(records.PUBLIC_PREFIX) for name in messages.unpacked(content.array_records[records.ARRAYS])
+            name.startswith(records.PUBLIC_PREFIX) for name in packing.unpacked(content.array_records[records.ARRAYS])
         )
         self.sent.append((node, full))
         digest = str(content.config_records[records.CONFIG][records.PUBLIC])

@@ -13,7 +13,7 @@ from scipy import stats
 
 from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError, SettingsError
-from fedmedgen.federation import messages, records
+from fedmedgen.federation import packing, records
 from fedmedgen.privacy.ledger import spending_in
 from fedmedgen.reporting.report import write_report
 from simulations.in_process import InProcessGrid
@@ -72,7 +72,7 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
         arrays = {
             name: value
             for record in said.content.array_records.values()
-            for name, value in messages.unpacked(record).items()
+            for name, value in packing.unpacked(record).items()
         }
         assert set(arrays) == ({records.MASKED} if asked.metadata.message_type == "train.mask" else set())
         assert all(value.dtype == np.uint8 for value in arrays.values())
@@ -86,7 +86,7 @@ def test_a_run_of_the_same_seed_gives_the_same_sum_though_its_masks_are_others(
     first, second = quick(MOMENTS), quick(MOMENTS)
     assert np.array_equal(vector(first), vector(second))
     masked = [
-        messages.unpacked(said.content.array_records[records.ARRAYS])[records.MASKED]
+        packing.unpacked(said.content.array_records[records.ARRAYS])[records.MASKED]
         for asked, said in wire
         if asked.metadata.message_type == "train.mask"
     ]

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import FederationError
 from fedmedgen.models.moments import MomentsGenerator
+from fedmedgen.models.pipeline import to_pixels
 from fedmedgen.models.saving import load_generator
 from fedmedgen.privacy.ledger import Ledger, load_key
 from fedmedgen.privacy.spending import Spending
+from fedmedgen.settings import Settings
 from server import finishing, stages
+from server.prior import public_cases
 from simulations.run import simulate
 
 WORDS = ("study=demo", "smoke=true", "data.size=[16,16]", "data.max_patients=12", "emission.count=6")
@@ -160,11 +164,15 @@ def test_texture_is_taken_from_public_images_and_never_from_their_masks(tmp_path
     assert not generator.sampler.residuals[:, 1:].any()
 
 
-def test_with_the_nearest_public_image_come_its_masks_into_the_set(tmp_path: Path, measured: list[Any]) -> None:
-    run(tmp_path / "run", *ALONE, "prior.phantoms=40", "prior.nearest=true", "prior.varied=true")
+@pytest.mark.parametrize("shapes", [(), ("statistics.mask_slope=8", "statistics.mask_weight=3")])
+def test_with_the_nearest_public_image_comes_its_mask_into_the_set(
+    tmp_path: Path, measured: list[Any], shapes: tuple[str, ...]
+) -> None:
+    run(tmp_path / "run", *ALONE, "prior.phantoms=40", "prior.nearest=true", "prior.varied=true", *shapes)
     generator = load_generator(tmp_path / "run" / "generator")
-    assert isinstance(generator, MomentsGenerator)
-    assert generator.sampler.residuals is not None
-    pool = {tuple((rest[1] > 0).flatten().tolist()) for rest in generator.sampler.residuals}
-    drawn = generator.draw(torch.zeros(10).long(), range(10))
-    assert {tuple((x[1] > 0).flatten().tolist()) for x in drawn} <= pool
+    settings = Settings.from_mapping(yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text()))
+    known = {case.mask.tobytes() for case in public_cases(settings) if case.mask is not None}
+    _, drawn = to_pixels(generator.draw(torch.zeros(10).long(), range(10)))
+    assert drawn is not None
+    assert all(mask.any() for mask in drawn)
+    assert {mask.tobytes() for mask in drawn} <= known

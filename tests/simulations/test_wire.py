@@ -214,7 +214,7 @@ def _odd_arrays(content: RecordDict, expected: dict[str, tuple[int, ...]]) -> li
     if len(found) != len(content.array_records):
         return ["arrays beside what is packed"]
     arrays = {name: (str(value.dtype), value.shape) for record in found
-              for name, value in messages.unpacked(record).items()}  # fmt: skip
+              for name, value in packing.unpacked(record).items()}  # fmt: skip
     wanted = {name: ("float32", shape) for name, shape in expected.items()}
     odd = [f"array {name} {what}" for name, what in arrays.items() ^ wanted.items()]
     return odd + ["bytes beside the arrays" for record in found if not _is_all_arrays(record)]
@@ -222,7 +222,7 @@ def _odd_arrays(content: RecordDict, expected: dict[str, tuple[int, ...]]) -> li
 
 def _is_all_arrays(record: ArrayRecord) -> bool:
     """Whether a record holds what its arrays pack to, and not a byte more."""
-    own = messages.pack_arrays(messages.unpacked(record))
+    own = messages.pack_arrays(packing.unpacked(record))
     return list(record) == list(own) and all(record[name].data == array.data for name, array in own.items())
 
 
@@ -263,7 +263,7 @@ def test_statistics_are_one_vector_that_answers_a_public_basis(tmp_path: Path) -
     walk = deployed(tmp_path, "rounds=1", "segmenter.rounds=0", "statistics.share=0.5", "statistics.dimension=5")
     assert offences(walk) == []
     assert [item.stage for item in walk.exchanges] == ["", "", "statistics", "statistics", "generator", "generator"]
-    assert [list(messages.unpacked(item.said["arrays"])) for item in walk.exchanges[2:4]] == [["statistics"]] * 2
+    assert [list(packing.unpacked(item.said["arrays"])) for item in walk.exchanges[2:4]] == [["statistics"]] * 2
 
 
 def test_public_arrays_go_to_each_site_once_and_personal_layers_nowhere(tmp_path: Path) -> None:
@@ -280,8 +280,8 @@ def test_public_arrays_go_to_each_site_once_and_personal_layers_nowhere(tmp_path
     assert len(trained) == 3 * walk.settings.rounds
     for number, exchange in enumerate(trained):
         along = {f"public.{name}" for name in public} if number < 3 else set()
-        assert set(messages.unpacked(exchange.asked["arrays"])) == shared | along
-        assert set(messages.unpacked(exchange.said["arrays"])) == shared
+        assert set(packing.unpacked(exchange.asked["arrays"])) == shared | along
+        assert set(packing.unpacked(exchange.said["arrays"])) == shared
         assert _odd_records(exchange.asked, told, with_arrays=True) == []
         assert _odd_records(exchange.said, SAID["train"], with_arrays=True) == []
     for site in walk.policies:
@@ -325,8 +325,8 @@ def test_what_is_averaged_is_weighed_by_the_declared_figures(real: Walk, stage: 
     rounds = [item for item in real.exchanges if item.stage == stage]
     first, second = rounds[:2], rounds[2]
     weights = np.array([DECLARED[item.site][stage == "segmenter"] for item in first], np.float64)
-    for name, array in messages.unpacked(second.asked["arrays"]).items():
-        parts = [messages.unpacked(item.said["arrays"])[name].astype(np.float64) for item in first]
+    for name, array in packing.unpacked(second.asked["arrays"]).items():
+        parts = [packing.unpacked(item.said["arrays"])[name].astype(np.float64) for item in first]
         mean = sum(weight * part for weight, part in zip(weights / weights.sum(), parts, strict=True))
         np.testing.assert_allclose(array, mean, rtol=1e-5, atol=1e-6)
         assert np.abs(parts[0] - parts[1]).max() > 1e-4  # so that other weights would show
@@ -349,9 +349,9 @@ PLANTED: Sequence[tuple[str, Callable[[RecordDict], Any]]] = (
     ("array images", lambda content: content.__setitem__("arrays", messages.pack_arrays(
         {**messages.unpack_arrays(content["arrays"]), "images": np.zeros(1, "f4")}))),
     ("float64", lambda content: content.__setitem__("arrays", messages.pack_arrays(
-        {key: value.astype(np.float64) for key, value in messages.unpacked(content["arrays"]).items()}))),
+        {key: value.astype(np.float64) for key, value in packing.unpacked(content["arrays"]).items()}))),
     ("(1, ", lambda content: content.__setitem__("arrays", messages.pack_arrays(
-        {key: value[None] for key, value in messages.unpacked(content["arrays"]).items()}))),
+        {key: value[None] for key, value in packing.unpacked(content["arrays"]).items()}))),
     ("bytes beside the arrays", lambda content: setattr(
         content["arrays"]["packed"], "data", content["arrays"]["packed"].data + b"patient 17")),
     ("arrays beside what is packed", lambda content: content["arrays"].update(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedmedgen.errors import SettingsError
-from fedmedgen.federation import local_round, messages, plan, records
+from fedmedgen.federation import local_round, packing, plan, records
 from fedmedgen.federation.egress import Arrays
 from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.messages import Request
@@ -37,7 +37,7 @@ def test_personal_layers_never_leave_and_are_not_asked_with(own: Any) -> None:
     personal, shared = names(own, "personal"), names(own, "shared")
     assert all("norm" in name for name in personal)
     assert personal.isdisjoint(shared)
-    assert set(messages.unpacked(own.request().array_records[records.ARRAYS])) == shared
+    assert set(packing.unpacked(own.request().array_records[records.ARRAYS])) == shared
     reply = own.ask()
     assert reply.config[records.STATUS] == records.DONE
     assert set(reply.arrays) == shared

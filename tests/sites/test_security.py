@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from fedmedgen.federation import messages, records
+from fedmedgen.federation import messages, packing, records
 from sites import app as site_app
 from sites.security import SecurityLog
 
@@ -24,7 +24,7 @@ def test_a_round_is_asked_and_sent_with_its_size_and_hash(server: Any) -> None:
     assert asked["bundle"] == "0" * 64
     arrays = answer.content[records.ARRAYS]
     assert sent["event"] == "sent"
-    assert sent["arrays"] == len(messages.unpacked(arrays)) > 1
+    assert sent["arrays"] == len(packing.unpacked(arrays)) > 1
     assert sent["bytes"] == sum(len(array.data) for array in arrays.values())
     assert sent["words"] == {"site": "north", "status": "done", "num-examples": 30.0}
     ledger = [json.loads(line) for line in server.policy.ledger_path.read_text().splitlines()]
