@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ def main(grid: Grid, context: Context) -> None:
         end_with_parent()
     torch.set_num_threads(store.settings.runtime.server_threads)
     members = str(context.run_config.get("members", ""))
-    run_study(grid, store, known_nodes(Path(members)) if members else None)
+    run_study(grid, store, partial(known_nodes, Path(members)) if members else None)
 
 
 def open_store(run_config: dict[str, bool | float | int | str]) -> RunStore:

@@ -1,6 +1,7 @@
 """Who takes part: the nodes that answer with a site's name and public counts, within a bounded wait."""
 
 import json
+import logging
 import math
 import re
 import time
@@ -15,6 +16,8 @@ from fedmedgen.federation import messages, records
 from fedmedgen.federation.egress import Reply
 from fedmedgen.settings import Settings
 from server.strategy import Member
+
+logger = logging.getLogger(__name__)
 
 MOST_PATIENTS = 10_000_000  # a site that declares more would outweigh all others
 SIMULATION_SECONDS = 30.0  # a simulation's nodes are there from its start
@@ -47,7 +50,9 @@ def newcomers(
     """Sites that weren't there when the study began, or went on; one whose name is a member's stays out."""
     nodes, names = {member.node for member in members}, {member.site for member in members}
     absent = sorted(set(grid.get_node_ids()) - nodes)
-    found, _ = _introductions(grid, settings, absent, known) if absent else ({}, [])
+    found, refused = _introductions(grid, settings, absent, known) if absent else ({}, [])
+    for words in refused:
+        logger.warning("a site that came is left out: %s", words)
     return [found[name] for name in sorted(found) if name not in names]
 
 

@@ -5,7 +5,7 @@ Data, join, prior, statistics, curriculum, generator, segmenter, emission, evalu
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -46,7 +46,7 @@ class Study:
     """What a running study knows; in a deployment `parts`, `test` and `loaded` stay empty."""
 
     store: RunStore
-    known: Mapping[int, str] | None = None
+    known: Callable[[], Mapping[int, str]] | None = None
     loaded: CaseSet | None = None
     parts: Mapping[str, CaseSet] = field(default_factory=dict)
     test: CaseSet | None = None
@@ -57,6 +57,11 @@ class Study:
     @property
     def settings(self) -> Settings:
         return self.store.settings
+
+    @property
+    def known_now(self) -> Mapping[int, str] | None:
+        """Which node is which site, as the server has it at this moment; nothing in a simulation."""
+        return self.known() if self.known else None
 
     @contextmanager
     def timed(self, stage: str) -> Any:
@@ -75,10 +80,11 @@ class Trained:
     cheap: MomentsGenerator | None = None
 
 
-def run_study(grid: Grid, store: RunStore, known: Mapping[int, str] | None = None) -> None:
+def run_study(grid: Grid, store: RunStore, known: Callable[[], Mapping[int, str]] | None = None) -> None:
     """Run every stage that is left; the result file says how it ended, whatever happens.
 
-    `known` says which node is which site, where a deployment knows: none can then pass for another.
+    `known` says which node is which site, where a deployment knows: none can then pass for another. It is asked anew
+    before each round, for sites may be added to a study that runs.
 
     **Raises** what stopped the study, after result.json has its reason.
     """
@@ -128,7 +134,7 @@ def begin(grid: Grid, study: Study) -> Rounds:
     """The members and the noise of all stages; rows of an interrupted run are taken up again."""
     settings = study.settings
     wanted = len(study.parts) or settings.federation.min_sites
-    members = join(grid, settings, sites=wanted, known=study.known)
+    members = join(grid, settings, sites=wanted, known=study.known_now)
     noise = plan.noise_multipliers(settings)
     agreed = None
     if settings.private:
@@ -138,7 +144,7 @@ def begin(grid: Grid, study: Study) -> Rounds:
         agreed = plan.plan(settings, **of_stage, patients=first.patients, labelled=first.labelled, shared=shared)
     rounds = Rounds(study.store, members, noise, agreed)
     if not settings.simulated:
-        rounds.find_newcomers = lambda there: newcomers(grid, settings, there, study.known)
+        rounds.find_newcomers = lambda there: newcomers(grid, settings, there, study.known_now)
     latest = study.store.latest()
     if latest is not None:
         rounds.rows, rounds.seconds_before = latest.rows, latest.seconds

@@ -13,6 +13,8 @@ from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError
 from fedmedgen.federation import records
 from server.joining import join, known_nodes, newcomers
+from server.run_store import RunStore
+from server.stages import Study, begin
 
 SETTINGS = compose(["study=demo", "federation.join_seconds=1"])
 
@@ -98,3 +100,26 @@ def test_a_site_that_comes_later_is_found_and_none_takes_a_members_name() -> Non
     grid.contents |= {12: said("c"), 13: said("a"), 14: RecordDict()}
     assert [member.site for member in newcomers(grid, SETTINGS, members, None)] == ["c"]
     assert newcomers(grid, SETTINGS, members, {12: "d"}) == []
+
+
+def test_why_one_that_came_later_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    grid: Any = Nodes(said("a"), said("b"))
+    members = join(grid, SETTINGS, sites=2)
+    grid.contents |= {12: said("c")}
+    assert newcomers(grid, SETTINGS, members, {10: "a", 11: "b", 12: "d"}) == []
+    assert "node 12 says that it is c; its key is of d" in caplog.text
+
+
+def test_a_site_that_is_registered_while_a_study_runs_joins_its_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid: Any = Nodes(said("a", simulation="no"), said("b", simulation="no"))
+    known = {10: "a", 11: "b"}
+    words = ["study=demo", "smoke=true", "backend=deployment", "federation.min_sites=2", f"out={tmp_path / 'run'}"]
+    monkeypatch.setattr("server.stages.plan.noise_multipliers", lambda _: {})
+    monkeypatch.setattr("server.stages.plan.plan", lambda *_, **__: None)
+    rounds = begin(grid, Study(RunStore.create(compose(words)), known=lambda: known))
+    grid.contents |= {12: said("c", simulation="no")}
+    assert rounds.newcomers("generator") == []
+    known[12] = "c"
+    assert [member.site for member in rounds.newcomers("generator")] == ["c"]
