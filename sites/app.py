@@ -52,10 +52,11 @@ class SiteApp(ClientApp):
             log.sent(message, answer)
         except Exception as error:
             logger.error("the request was not carried out", exc_info=error)
-            with suppress(OSError):
-                log.refused(error)
             words = ConfigRecord({records.SITE: "", records.STATUS: code_of(error)})
             answer = Message(RecordDict({records.CONFIG: words}), reply_to=message)  # by nothing that may be broken
+            with suppress(OSError):  # a full disk takes no line: then this word alone leaves without one
+                log.refused(error)
+                log.sent(message, answer)
         return answer
 
 

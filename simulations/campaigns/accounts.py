@@ -21,7 +21,8 @@ HOW = {
     "epsilon under-reported": "what the run says of a site's epsilon, beside the site's ledger",
     "unlisted data sent": "the words in that log are listed ones, and the size of each reply of an honest site in the "
     "server's table, measured there on what came, is that of a line of the log: not a byte more came under the study "
-    "than the log tells. The line itself is TLS and isn't read",
+    "than the log tells, but for the one listed word `fault` where a full disk takes no line. The network is TLS and "
+    "isn't read",
 }
 
 
@@ -70,8 +71,15 @@ def unlisted(sent: Sequence[Line], rows: Sequence[Mapping[str, str]]) -> list[st
     return found + [
         f"round {row['round']}: {row['bytes_up']} bytes came, and no line of the site's log is of that size"
         for row in rows
-        if int(row["bytes_up"]) not in told
+        if int(row["bytes_up"]) not in told and not _a_word_alone(row)
     ]
+
+
+def _a_word_alone(row: Mapping[str, str]) -> bool:
+    """Whether the site said that something is wrong with it, and not a word more: all that a full disk lets through."""
+    return row["status"] == records.FAULT and int(row["bytes_up"]) == _size(
+        {"words": {records.SITE: "", records.STATUS: records.FAULT}, "bytes": 0}
+    )
 
 
 def _size(line: Line) -> int:

@@ -9,8 +9,8 @@ def sent(request: str, sha256: str, **words: Any) -> dict[str, Any]:
     return {"arrays": 1, "bytes": 100, "request": request, "sha256": sha256, "words": {"site": "north", **words}}
 
 
-def row(size: int) -> dict[str, str]:
-    return {"round": "1", "bytes_up": str(size)}
+def row(size: int, status: str = "done") -> dict[str, str]:
+    return {"round": "1", "bytes_up": str(size), "status": status}
 
 
 def test_a_wasted_reservation_hides_no_lost_spend() -> None:
@@ -32,4 +32,7 @@ def test_what_came_at_the_server_must_be_what_the_site_says_it_sent() -> None:
     assert unlisted(log, [row(size), row(0)]) == []
     (words,) = unlisted(log, [row(size + 9)])
     assert f"{size + 9} bytes came" in words
+    word = len("site") + len("statusfault")
+    assert unlisted(log, [row(word, "fault")]) == []
+    assert len(unlisted(log, [row(word + 1, "fault"), row(word), row(size + 9, "fault")])) == 3
     assert unlisted([{**log[0], "words": {"loss": 1.0, "patients": "p1, p2"}}], []) == ["patients"]

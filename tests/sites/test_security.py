@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
+from fedmedgen.deployment import security_log
 from fedmedgen.federation import messages, packing, records
 from sites import app as site_app
 from sites.security import SecurityLog
@@ -52,7 +53,27 @@ def test_what_is_refused_is_written_with_its_reason_which_stays(server: Any, wor
 
 def test_a_message_that_is_no_request_is_written_too(server: Any) -> None:
     server.send(RecordDict({"other": ConfigRecord({"a": 1})}), MessageType.TRAIN)
-    assert [line["event"] for line in noted(server)] == ["asked", "refused"]
+    *_, sent = noted(server)
+    assert [line["event"] for line in noted(server)] == ["asked", "refused", "sent"]
+    assert sent["words"] == {"site": "", "status": "refused-policy"}
+
+
+def test_a_disk_that_fills_up_in_a_round_lets_one_word_leave_and_nothing_else(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round is done and paid for; its reply may not leave unwritten."""
+    plain = security_log.note
+
+    def full(folder: Path, event: str, **words: object) -> None:
+        if event != "asked":
+            raise OSError("no space left on device")
+        plain(folder, event, **words)
+
+    monkeypatch.setattr(security_log, "note", full)
+    reply = server.send(server.request()).content
+    assert list(reply) == [records.CONFIG]
+    assert dict(reply[records.CONFIG]) == {records.SITE: "", records.STATUS: records.FAULT}
+    assert server.spent
 
 
 def test_a_long_name_fills_no_disk(server: Any) -> None:
