@@ -131,6 +131,7 @@ def page(rows: Sequence[Row], command: str) -> list[str]:
     studies = {row["study"]: row for row in rows}.values()
     right = sum(row["study_status"] == "completed" for row in studies)
     left = sum(int(row["left_behind"]) for row in studies)
+    rounds = " or ".join(sorted({str(row["study_rounds"]) for row in studies}, key=int))
     lines = [
         "# A deployment under faults",
         "",
@@ -139,7 +140,7 @@ def page(rows: Sequence[Row], command: str) -> list[str]:
         f"- {datetime.date.today()}, commit {', '.join(sorted({str(row['commit']) for row in rows}))}, "
         f"{platform.machine()}, {os.cpu_count()} cores",
         "- real processes on one machine, made by `provision`, run by `serve`, `join` and `submit`: three sites,",
-        f"  one a cheat; {len(studies)} studies of {ROUNDS} private rounds, quorum 1, rounds that wait 60 s for their "
+        f"  one a cheat; {len(studies)} studies of {rounds} private rounds, quorum 1, rounds that wait 60 s for their "
         "sites;",
         "  each fault at a random moment of a round",
         "",
