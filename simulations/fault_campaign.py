@@ -24,7 +24,7 @@ from simulations.campaigns.deployment import Deployment
 from simulations.ledger_campaign import commit
 
 FAULTS_A_STUDY = 5
-ROUNDS = 6 * FAULTS_A_STUDY  # a cheat may be away for a dozen
+ROUNDS = 9 * FAULTS_A_STUDY  # a cheat may be away for two dozen
 LONGEST_DELAY = 15.0  # seconds after a round has begun
 HANG_SECONDS = 1800.0
 WRONGS = tuple(accounts.HOW)
