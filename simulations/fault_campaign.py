@@ -64,8 +64,9 @@ def one_study(number: int, seed: int, console: Console) -> list[Row]:
         rows = []
         for fault in range(FAULTS_A_STUDY):
             kind = kinds[(number * FAULTS_A_STUDY + fault) % len(kinds)]
-            rows.append(_inflicted(deployment, name, kind, coins, console))
-            if rows[-1]["hangs"]:
+            row = _inflicted(deployment, name, kind, coins, console)
+            rows += [row] if row else []
+            if row is None or row["hangs"]:
                 break
         ended = _ended(deployment, name, begun)
     known = {"commit": commit(), "seed": seed, "study": number}
@@ -75,7 +76,7 @@ def one_study(number: int, seed: int, console: Console) -> list[Row]:
     ]
 
 
-def _inflicted(deployment: Deployment, study: str, kind: str, coins: Random, console: Console) -> Row:
+def _inflicted(deployment: Deployment, study: str, kind: str, coins: Random, console: Console) -> Row | None:
     try:
         deployment.wait_round(study, deployment.rounds(study) + 1)
         time.sleep(coins.uniform(0, LONGEST_DELAY))
@@ -84,6 +85,9 @@ def _inflicted(deployment: Deployment, study: str, kind: str, coins: Random, con
         if deployment.rounds(study) <= reached:
             deployment.wait_round(study, reached + 1)
         seconds = round(time.monotonic() - begun, 1)
+    except faults.NotInflictedError as error:
+        console.print(f"{study}, {kind}: {error}")
+        return None
     except RunError as error:
         console.print(f"{study}, {kind}: {error}")
         return {"kind": kind, "how": str(error), "round": deployment.rounds(study), "hangs": 1}

@@ -127,6 +127,10 @@ def another_bundle(at: Scene) -> str:
     return "refused at the sites"
 
 
+class NotInflictedError(RunError):
+    """The study was over before the fault came about: it counts for nothing."""
+
+
 def _cheating(how: str) -> Fault:
     def fault(at: Scene) -> str:
         at.deployment.twist(ROGUE).write_text(how)
@@ -138,7 +142,7 @@ def _cheating(how: str) -> Fault:
             if _said_of(at.deployment, at.study, ROGUE, begun):
                 return True
             if at.deployment.study(at.study).status in ENDED:
-                raise RunError(f"{at.study} ended before {ROGUE} had cheated")
+                raise NotInflictedError(f"{at.study} ended before {ROGUE} had cheated")
             if time.monotonic() - looked > ATTEMPT_SECONDS:
                 _start_if_gone(at.deployment, ROGUE)
                 looked = time.monotonic()
