@@ -127,7 +127,7 @@ HOSTILE = [
     ("infinite weights", scaled("networks.0.0.weight", INF), {}, "not all finite"),
     ("directions of other numbers", array(DIRECTIONS, FEATURES, 7), {}, "don't fit"),
     ("directions in a row", array(DIRECTIONS, FEATURES), {}, "don't fit"),
-    ("directions of no shape", array(DIRECTIONS), {}, "don't fit"),
+    ("directions of no shape", array(DIRECTIONS), {}, "0 coefficients"),
     ("no directions", array(DIRECTIONS, 0, 576), {}, "0 coefficients"),
     ("directions left out", no(DIRECTIONS), {}, "0 coefficients"),
     ("weights left out", no(FIRST), {}, "don't fit"),
