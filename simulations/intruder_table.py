@@ -65,7 +65,7 @@ def main() -> None:
         "| --- | --- | --- |",
         *lines,
     ]
-    given.out .mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "intruders.md").write_text("\n".join(page) + "\n")
 
 
