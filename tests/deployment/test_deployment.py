@@ -94,6 +94,7 @@ def test_a_key_that_was_revoked_and_put_back_is_shown_as_refused(deployment: Dep
     wait_for(lambda: "west" not in deployment.health("server").get("sites", {"west": ""}), 120, "the revocation")
     file.write_bytes(certificates.public_ssh(intruders.site_key(deployment, "west")))
     wait_for(lambda: deployment.health("server").get("sites", {}).get("west") == "refused", 120, "the refusal")
+    assert "west" not in json.loads((Path(deployment.server.state) / "members.json").read_text())
 
 
 def test_a_site_whose_registration_was_never_written_down_is_taken_up_again(deployment: Deployment) -> None:
@@ -103,6 +104,7 @@ def test_a_site_whose_registration_was_never_written_down_is_taken_up_again(depl
     file.write_text(json.dumps({name: one for name, one in before.items() if name != "north"}))
     deployment.start("server")
     wait_for(lambda: json.loads(file.read_text()).get("north") == before["north"], 120, "north, as it was registered")
+    assert deployment.health("server")["sites"]["north"] != "refused"
 
 
 def test_all_ends_when_told_with_nothing_left_behind(deployment: Deployment) -> None:

@@ -112,4 +112,5 @@ def test_a_public_folder_that_shows_the_class_is_enough(folder: Path) -> None:
     ("statistics.share=0.5", "generator.with_masks=false", "segmenter.rounds=0"),
 ])  # fmt: skip
 def test_where_masks_do_not_rest_on_public_images_they_may_have_any_name(words: tuple[str, ...]) -> None:
-    public_cases(study(*words, "data.mask_classes=[background,lungs]"))
+    settings = study(*words, "data.mask_classes=[background,lungs]")
+    assert len(public_cases(settings)) == settings.prior.phantoms
