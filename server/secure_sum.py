@@ -129,6 +129,7 @@ class Attempt:
                 taken += 1
             except Exception as error:  # a site may send anything
                 self.lost.setdefault(site, f"{phase}: {str(error)[:200]}")
+            messages.let_go(reply)
         for site in waited:
             self.lost.setdefault(site, f"{phase}: no reply within {self.timeout:g} s")
         self.collecting.require_enough(taken, phase)
