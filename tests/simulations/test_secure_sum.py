@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from safetensors.numpy import load_file
 from scipy import stats
 
@@ -33,8 +33,10 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, Message]]:
     plain = InProcessGrid._answer
 
     def listen(grid: InProcessGrid, message: Message) -> Message:
-        found.append((message, plain(grid, message)))
-        return found[-1][1]
+        reply = plain(grid, message)
+        kept = RecordDict({name: type(record)(dict(record)) for name, record in reply.content.items()})
+        found.append((message, Message(kept, reply_to=message)))
+        return reply
 
     monkeypatch.setattr(InProcessGrid, "_answer", listen)
     return found
