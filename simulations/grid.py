@@ -2,6 +2,7 @@
 
 python -m simulations.grid simulations/grids/digits.yaml --out docs/results
 python -m simulations.grid simulations/grids/digits.yaml --out docs/results --page
+python -m simulations.grid simulations/grids/compare-lungs.yaml --out mine data.root=/data/lungs 'data.classes=[a,b]'
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ class Grid:
 
     def words(self, cell: Cell) -> tuple[str, ...]:
         return (*self.common, *cell.overrides)
+
+    def with_words(self, words: Sequence[str]) -> "Grid":
+        """The same cells, each with more words behind its own."""
+        return replace(self, cells=tuple(replace(one, overrides=(*one.overrides, *words)) for one in self.cells))
 
     def jobs(self) -> Iterator["Job"]:
         for cell in self.cells:
@@ -223,15 +228,17 @@ def main(words: Sequence[str] | None = None, *, runner: Runner = simulated, comm
     """Run a grid and write its page; `command` is what the page names, where that is another than this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path, metavar="GRID.yaml")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="settings of every cell, behind its own")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--retry", action="store_true", help="run cells again whose last run failed")
     parser.add_argument("--page", action="store_true", help="run nothing: write OUT/GRID.md anew from OUT/GRID.csv")
-    args = parser.parse_args(words)
+    args = parser.parse_intermixed_args(words)
     try:
-        grid = load(args.grid)
+        grid = load(args.grid).with_words(args.words)
         table = Table.at(args.out / f"{grid.name}.csv")
         failures = 0 if args.page else run_grid(grid, table, runner=runner, retry=args.retry)
-        command = command or f"python -m simulations.grid {args.grid} --out {args.out}"
+        told = shlex.join([str(args.grid), "--out", str(args.out), *args.words])
+        command = command or f"python -m simulations.grid {told}"
         sys.stdout.write(f"{write_page(grid, table, args.out, command=command)}\n")
         return int(failures > 0)
     except SettingsError as error:

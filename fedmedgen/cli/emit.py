@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 EXAMPLE = """examples:
   fedmedgen emit runs/demo-0 --count 1000 --out synthetic
   fedmedgen emit runs/demo-0 --label nodule=500 --out nodules --format npz --seed 7
-  fedmedgen emit runs/lungs-0 --count 200 --out pacs --format dicom --body-part CHEST"""
+  fedmedgen emit runs/lungs-0 --count 200 --out pacs --format dicom --body-part CHEST
+  fedmedgen emit runs/lungs-0 --count 200 --out ours --personal runs/lungs-0/sites/montgomery/personal"""
 BODY_PARTS = {"chest": "CHEST", "panoramic": "JAW"}
 
 
@@ -46,6 +47,12 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
         type=_body_part,
         help="DICOM's BodyPartExamined, as CHEST (default: the phantoms' own; of other data unknown)",
     )
+    parser.add_argument(
+        "--personal",
+        metavar="FOLDER",
+        type=Path,
+        help="draw as one site would: with the layers it kept (federation.personal), from its own folder",
+    )
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, another set (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -55,11 +62,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Load the generator, draw, write the set and say what it holds."""
     from fedmedgen.cli.runs import require_new, settings_of
     from fedmedgen.emission import write_set
+    from fedmedgen.emission.personal import put_personal
     from fedmedgen.models.saving import load_generator
 
     require_new(arguments.out)
     settings = settings_of(arguments.run_folder)
     generator = load_generator(arguments.run_folder / "generator")
+    if arguments.personal:
+        put_personal(generator, arguments.personal)
     counts = counts_of(generator.config.classes, arguments.count, dict(arguments.label))
     cases = _emit(generator, counts, settings, arguments.seed)
     write_set(cases, arguments.out, format=arguments.format, datasheet=_datasheet(arguments, settings))
@@ -145,6 +155,7 @@ def _datasheet(arguments: argparse.Namespace, settings: "Settings") -> dict[str,
         "privacy": result.get("privacy", {"mode": settings.privacy.mode}),
         "commit": result.get("commit"),
         "generator": folder_hash(arguments.run_folder / "generator"),
+        "personal_layers": bool(arguments.personal),
         "body_part": arguments.body_part or own,
         "public_masks": settings.public_masks,
     }

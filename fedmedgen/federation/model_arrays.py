@@ -33,6 +33,20 @@ def put(model: nn.Module, kind: Kind, arrays: Mapping[str, NDArray[np.float32]])
             parameter.copy_(torch.from_numpy(np.array(arrays[name])))
 
 
+def put_named(model: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Put arrays into the parameters of their names, of whatever kind.
+
+    **Raises** `ValueError` where the model has no such parameter, or one of another shape.
+    """
+    parameters = dict(model.named_parameters())
+    odd = [name for name, value in arrays.items() if name not in parameters or parameters[name].shape != value.shape]
+    if odd:
+        raise ValueError(f"no such parameter: {odd[0]}" if odd[0] not in parameters else f"another shape: {odd[0]}")
+    with torch.no_grad():
+        for name, value in arrays.items():
+            parameters[name].copy_(torch.from_numpy(np.array(value)))
+
+
 def trainable_arrays(model: nn.Module) -> Arrays:
     """The shared parameters: all that ever leaves a site."""
     return arrays_of(model, "shared")

@@ -15,8 +15,9 @@ from fedmedgen.audit.identity import folder_hash
 from fedmedgen.cli import emit
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.models.denoiser import build_denoiser
-from fedmedgen.models.saving import save_generator
+from fedmedgen.models.saving import load_generator, save_generator
 from fedmedgen.settings import DataSettings, GeneratorSettings, RuntimeSettings, Settings
+from fedmedgen.training.checkpoints import save_arrays
 
 TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, False), norm_groups=4, sampler_steps=2)
 
@@ -155,3 +156,51 @@ def test_the_body_part_is_told_or_left_out_where_it_is_not_known(run_folder: Pat
     assert emit._datasheet(told, settings)["body_part"] == "HAND"
     with pytest.raises(SystemExit):
         command(str(run_folder), "--out", "x", "--body-part", "chest, left")
+
+
+@pytest.fixture
+def kept(run_folder: Path, tmp_path: Path) -> Path:
+    """What a site's folder holds of its own layers after two rounds: norms, far from those of the generator."""
+    folder = tmp_path / "site" / "personal"
+    norms = [name for name, _ in load_generator(run_folder / "generator").named_parameters() if "norm" in name]
+    shapes = dict(load_generator(run_folder / "generator").named_parameters())
+    for number, value in ((9, 1.5), (10, 3.0)):
+        arrays = {name: torch.full_like(shapes[name].detach(), value) for name in norms}
+        save_arrays(folder / "abc" / f"{number}.safetensors", arrays)
+    return folder
+
+
+def pictures(folder: Path) -> list[bytes]:
+    return [file.read_bytes() for file in sorted((folder / "images").iterdir())]
+
+
+def test_a_site_draws_with_the_layers_that_it_kept_after_its_last_round(
+    run_folder: Path, kept: Path, tmp_path: Path
+) -> None:
+    def drawn(name: str, *words: str) -> list[bytes]:
+        assert call(str(run_folder), "--count", "2", "--out", str(tmp_path / name), *words) == 0
+        said = json.loads((tmp_path / name / "datasheet.json").read_text())["personal_layers"]
+        assert said == bool(words)
+        return pictures(tmp_path / name)
+
+    globally, own = drawn("global"), drawn("own", "--personal", str(kept))
+    assert globally != own
+    assert drawn("named", "--personal", str(kept / "abc")) == own
+    (kept / "abc" / "10.safetensors").unlink()
+    assert drawn("before", "--personal", str(kept)) not in (globally, own)
+
+
+def test_layers_that_are_not_there_not_of_one_run_or_not_of_this_generator_are_refused(
+    run_folder: Path, kept: Path, tmp_path: Path
+) -> None:
+    def refused(folder: Path, why: str) -> None:
+        with pytest.raises(RunError, match=why):
+            call(str(run_folder), "--count", "1", "--out", str(tmp_path / "set"), "--personal", str(folder))
+        assert not (tmp_path / "set").exists()
+
+    refused(tmp_path, "expected personal layers")
+    save_arrays(kept / "def" / "1.safetensors", {"unet.nothing": torch.zeros(2)})
+    refused(kept, "several runs: name one of abc, def")
+    refused(kept / "def", "no such parameter: unet.nothing")
+    save_arrays(kept / "def" / "1.safetensors", {"unet.conv_in.bias": torch.zeros(2)})
+    refused(kept / "def", "another shape")

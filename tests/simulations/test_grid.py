@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,20 @@ def test_the_comparison_has_a_cell_of_every_family_at_every_privacy_and_each_com
     for cell in compared.cells:
         if not cell.name.endswith("eps1"):  # as eps10 but for epsilon
             assert compose(compared.words(cell)).generator.family == cell.name.partition("-")[0]
+
+
+def test_words_of_the_caller_go_behind_every_cells_own(file: Path, tmp_path: Path) -> None:
+    assert run(file, tmp_path, "data.max_patients=9", "rounds=2", runner=Fake()) == 0
+    said = {row["cell"]: row["overrides"] for row in rows(tmp_path)}
+    assert said["cheap"] == "study=demo rounds=1 data.max_patients=9 rounds=2"
+    assert "data.max_patients=9 rounds=2`" in (tmp_path / "trial.md").read_text()
+    assert compose(said["cheap"].split()).rounds == 2
+
+
+def test_a_part_of_the_network_is_compared_with_all_of_it_at_the_same_steps() -> None:
+    compared = grid.load(Path(__file__).resolve().parents[2] / "simulations" / "grids" / "partial.yaml")
+    for privacy in ("none", "eps10"):
+        found = {cell.name: compose(compared.words(cell)) for cell in compared.cells if cell.name.endswith(privacy)}
+        full, lora = found[f"full-{privacy}"], found[f"lora-{privacy}"]
+        assert (full.generator.trainable, lora.generator.trainable) == ("full", "lora")
+        assert replace(lora, generator=replace(lora.generator, trainable="full")) == full
