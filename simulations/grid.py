@@ -13,16 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from fedmedgen.errors import RunError, SettingsError
 from fedmedgen.reporting.record import read
-from fedmedgen.schema import from_mapping, require
+from simulations.grid_file import Grid, load
 from simulations.grid_page import Comparison, Shown, page
 from simulations.grid_table import DONE, Row, Table, code_commit, failed_row, finished_row, plain_words
 from simulations.results import sheet
@@ -31,56 +30,6 @@ from simulations.run import result_of, simulate
 RUNS = Path("runs")
 Runner = Callable[[Sequence[str], Path], dict[str, Any]]
 """Runs the study of some words in a folder, or goes on with the one there; its result."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One recipe, run once for each seed."""
-
-    name: str
-    overrides: tuple[str, ...]
-    seeds: tuple[int, ...]
-    published: float | None = None  # accuracy in %, of the nearest method, as published
-
-    def __post_init__(self) -> None:
-        require(bool(self.name) and "/" not in self.name, "cells.name", self.name, "a word without /")
-        require(len(set(self.seeds)) == len(self.seeds) > 0, "cells.seeds", self.seeds, "seeds, each once")
-        named = [word for word in self.overrides if word.partition("=")[0] in ("seed", "out")]
-        require(not named, "cells.overrides", named, "without seed and out: the grid sets them")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Cells in the order of their worth, and what their page shows."""
-
-    title: str
-    note: str = ""  # what to know when reading the page
-    common: tuple[str, ...] = ()  # words before each cell's own
-    cells: tuple[Cell, ...]
-    measures: tuple[str, ...] = ("auc", "accuracy", "dice")
-    compare: tuple[tuple[str, ...], ...] = ()  # pairs of cells; CELL/ROW for another row than tstr
-    published: str = ""  # where the cells' published figures are from, and on what they were measured
-    pictures: bool = False  # of synthetic cases, beside the page
-    name: str
-
-    def __post_init__(self) -> None:
-        names = [cell.name for cell in self.cells]
-        require(len(set(names)) == len(names) > 0, "cells", names, "named, each once")
-        for pair in self.compare:
-            known = len(pair) == 2 and all(side.partition("/")[0] in names for side in pair)
-            require(known, "compare", pair, f"two of the cells {', '.join(names)}")
-
-    def words(self, cell: Cell) -> tuple[str, ...]:
-        return (*self.common, *cell.overrides)
-
-    def with_words(self, words: Sequence[str]) -> "Grid":
-        """The same cells, each with more words behind its own."""
-        return replace(self, cells=tuple(replace(one, overrides=(*one.overrides, *words)) for one in self.cells))
-
-    def jobs(self) -> Iterator["Job"]:
-        for cell in self.cells:
-            for seed in cell.seeds:
-                yield Job(self.name, cell.name, seed, self.words(cell))
 
 
 @dataclass(frozen=True)
@@ -102,28 +51,17 @@ class Job:
         return RUNS / f"grid-{self.grid}" / f"{self.cell}-{self.seed}"
 
 
-def load(path: Path) -> Grid:
-    """The grid of a YAML file, named as the file.
-
-    **Raises** `SettingsError` for an unknown key, a cell named twice, or a comparison of unknown cells.
-    """
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"expected a grid of cells in {path}: {error}") from error
-    if not isinstance(found, dict):
-        raise SettingsError(f"expected a grid of cells in {path}; got {type(found).__name__}")
-    pairs = found.get("compare") or []
-    if pairs and isinstance(pairs[0], str):
-        pairs = [pairs]
-    return from_mapping(Grid, {**found, "compare": pairs, "name": path.stem})
+def jobs(grid: Grid) -> Iterator[Job]:
+    for cell in grid.cells:
+        for seed in cell.seeds:
+            yield Job(grid.name, cell.name, seed, grid.words(cell))
 
 
 def run_grid(grid: Grid, table: Table, *, runner: Runner, retry: bool = False) -> int:
     """Run what is left, each cell's row on the disk before the next begins; the number of failures."""
     console = Console(stderr=True, highlight=False)
-    left = [job for job in grid.jobs() if table.status(job.key) in ((None, "failed") if retry else (None,))]
-    total, begin, failures = sum(1 for _ in grid.jobs()), time.monotonic(), 0
+    left = [job for job in jobs(grid) if table.status(job.key) in ((None, "failed") if retry else (None,))]
+    total, begin, failures = sum(1 for _ in jobs(grid)), time.monotonic(), 0
     console.print(f"[bold]{grid.name}[/]: {total - len(left)} of {total} behind us, {len(left)} to run")
     for number, job in enumerate(left):
         spent = time.monotonic() - begin
@@ -204,7 +142,7 @@ def _ending(row: Row) -> str:
 
 def write_page(grid: Grid, table: Table, out: Path, *, command: str) -> Path:
     """OUT/GRID.md from the table alone; its path."""
-    rows = [row for job in grid.jobs() for row in [table.latest(job.key)] if row is not None]
+    rows = [row for job in jobs(grid) for row in [table.latest(job.key)] if row is not None]
     pictures = {cell.name: picture_name(grid, cell.name) for cell in grid.cells}
     shown = Shown(
         name=grid.name,
@@ -212,7 +150,7 @@ def write_page(grid: Grid, table: Table, out: Path, *, command: str) -> Path:
         note=grid.note,
         command=plain_words(command),
         cells=tuple(cell.name for cell in grid.cells),
-        wanted=sum(1 for _ in grid.jobs()),
+        wanted=sum(1 for _ in jobs(grid)),
         measures=grid.measures,
         comparisons=tuple(Comparison(*pair) for pair in grid.compare),
         source=grid.published,

@@ -105,7 +105,7 @@ def page(rows: Sequence[Row]) -> Iterator[str]:
     yield "- Montgomery and Shenzhen (adults), Guangzhou (children), Hannover (adults lying in bed): 64x64, no masks"
     yield "- *unseen*: images of patients that no round saw (a fifth). *loss*: of denoising those, mean of four noise"
     yield "  levels and eight draws, the same for all; *FD*: of 200 drawn cases from all of the site's own. Both with"
-    yield "  the site's own layers in their place; *global*: with the values that the server began with, which others get"
+    yield "  the site's own layers in their place; *global*: with the server's first values, which others get"
     yield from ("", f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}")
     yield from (f"| {' | '.join(_shown(row, name) for name in HEAD.values())} |" for row in rows)
     for privacy in dict.fromkeys(row["privacy"] for row in rows):

@@ -14,7 +14,8 @@ import pytest
 from fedmedgen.composition import compose
 from fedmedgen.data import sources
 from fedmedgen.errors import DataError
-from simulations import digits, grid
+from simulations import digits
+from simulations.grid_file import load
 from simulations.run import result_of, simulate
 
 PER_DIGIT = 12
@@ -101,7 +102,7 @@ def test_a_private_study_of_the_one_site_runs_to_its_end(few: Path, tmp_path: Pa
 
 
 def test_every_cell_of_the_grid_composes() -> None:
-    plan = grid.load(Path(digits.GRID))
+    plan = load(Path(digits.GRID))
     found = {cell.name: compose(list(plan.words(cell))) for cell in plan.cells}
     assert all(settings.privacy.epsilon in (1, 10) and settings.data.sites == 1 for settings in found.values())
     assert found["dp-sgd-alone-eps1"].statistics.share == 0

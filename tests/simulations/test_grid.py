@@ -17,6 +17,7 @@ from fedmedgen.data.cases import CaseSet
 from fedmedgen.emission.writing import write_set
 from fedmedgen.errors import FederationError, SettingsError
 from simulations import grid
+from simulations.grid_file import load
 from simulations.grid_page import paired
 from simulations.grid_table import Table, finished_row, measures, plain_words
 
@@ -272,7 +273,7 @@ def test_the_interval_is_students_over_paired_seeds() -> None:
 )
 def test_a_grid_that_makes_no_sense_is_refused(tmp_path: Path, words: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        grid.load(written(tmp_path, **words))
+        load(written(tmp_path, **words))
 
 
 def test_a_folder_of_the_machine_is_taken_out_of_a_reason() -> None:
@@ -294,7 +295,7 @@ def test_one_whole_study_runs_as_a_cell(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["compare-pneumonia", "compare-lungs"])
 def test_the_comparison_has_a_cell_of_every_family_at_every_privacy_and_each_composes(name: str) -> None:
-    compared = grid.load(Path(__file__).resolve().parents[2] / "simulations" / "grids" / f"{name}.yaml")
+    compared = load(Path(__file__).resolve().parents[2] / "simulations" / "grids" / f"{name}.yaml")
     families = {"unet", "dit", "latent", "vae", "gan", "coefficients", "moments"}
     privacies = {"none", "eps10", "eps1"}
     assert {cell.name for cell in compared.cells} == {f"{one}-{other}" for one in families for other in privacies}
@@ -312,7 +313,7 @@ def test_words_of_the_caller_go_behind_every_cells_own(file: Path, tmp_path: Pat
 
 
 def test_a_part_of_the_network_is_compared_with_all_of_it_at_the_same_steps() -> None:
-    compared = grid.load(Path(__file__).resolve().parents[2] / "simulations" / "grids" / "partial.yaml")
+    compared = load(Path(__file__).resolve().parents[2] / "simulations" / "grids" / "partial.yaml")
     for privacy in ("none", "eps10"):
         found = {cell.name: compose(compared.words(cell)) for cell in compared.cells if cell.name.endswith(privacy)}
         full, lora = found[f"full-{privacy}"], found[f"lora-{privacy}"]

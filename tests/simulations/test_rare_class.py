@@ -13,6 +13,7 @@ from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.partition import held
 from fedmedgen.errors import RunError
 from simulations import grid, rare_class
+from simulations.grid_file import load
 
 WORDS = ["study=demo", "smoke=true", "rounds=1", "segmenter.rounds=0", "data.size=[16,16]", "emission.count=16",
          "data.classes=[normal,opacity]", "evaluation.enabled=false"]  # fmt: skip
@@ -68,5 +69,5 @@ def test_a_study_without_a_rare_class_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_studys_own_grid_names_a_rare_class_in_each_cell() -> None:
-    plan = grid.load(Path(rare_class.GRID))
+    plan = load(Path(rare_class.GRID))
     assert all(compose(list(plan.words(cell))).data.rare_class for cell in plan.cells)
