@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmedgen.errors import FederationError, ReplyError
+from fedmedgen.errors import FederationError, PolicyError, ReplyError
 from fedmedgen.federation import messages, records
 from fedmedgen.federation.egress import Arrays, Reply
 from fedmedgen.federation.plan import Stage
@@ -20,7 +21,7 @@ from fedmedgen.federation.secure_sum import ring
 from fedmedgen.federation.secure_sum.collecting import Collecting
 from fedmedgen.federation.secure_sum.own_part import Grid as WholeGrid
 from fedmedgen.federation.secure_sum.own_part import Shapes, shaped
-from fedmedgen.federation.secure_sum.party import Advert, Opening
+from fedmedgen.federation.secure_sum.party import SHARE_BYTES, Advert, Opening
 from fedmedgen.federation.secure_sum.terms import Terms
 from server.rounds import Rounds, show
 from server.strategy import Member, Outcome
@@ -28,6 +29,7 @@ from server.streaming import OneAtATime
 
 logger = logging.getLogger(__name__)
 Take = Callable[[str, Reply], None]
+SHARE = f"[0-9a-f]{{{2 * SHARE_BYTES}}}"
 
 
 def summed(grid: Grid, rounds: Rounds, stage: Stage, number: int, arrays: Arrays, shapes: Shapes) -> Arrays:
@@ -39,7 +41,7 @@ def summed(grid: Grid, rounds: Rounds, stage: Stage, number: int, arrays: Arrays
         one = Attempt.of(grid, rounds, stage, number, attempt, arrays, shapes)
         try:
             mean = one.run()
-        except (FederationError, ReplyError) as error:
+        except (FederationError, PolicyError, ReplyError) as error:
             logger.warning("round %d, attempt %d: %s", number, attempt, error)
             if attempt == stage.attempts:
                 raise FederationError(f"round {number}: {error} ({one.lost_words()})") from error
@@ -161,7 +163,10 @@ class Attempt:
         self.collecting.adverts[site] = Advert(*map(str, _words(reply)))
 
     def _take_shares(self, site: str, reply: Reply) -> None:
-        self.collecting.sealed[site] = {str(name): str(content) for name, content in _words(reply).items()}
+        dealt = {str(name): str(content) for name, content in _words(reply).items()}
+        if set(dealt) != set(self.collecting.adverts) - {site}:  # else a mask would stay in the sum, or come off twice
+            raise ReplyError(f"{site} must deal out shares to each other site whose keys it was shown")
+        self.collecting.sealed[site] = dealt
 
     def _take_masked(self, site: str, reply: Reply) -> None:
         self.collecting.add(site, ring.unpack(np.asarray(reply.arrays[records.MASKED]), self.collecting.terms.width))
@@ -171,7 +176,11 @@ class Attempt:
 
     def _take_opening(self, site: str, reply: Reply) -> None:
         words = _words(reply)
-        self.collecting.openings[site] = Opening(dict(words["seeds"]), dict(words["keys"]))
+        opening = Opening(dict(words["seeds"]), dict(words["keys"]))
+        shares = [*opening.seeds.values(), *opening.keys.values()]
+        if not all(isinstance(share, str) and re.fullmatch(SHARE, share) for share in shares):
+            raise ReplyError(f"{site} opened what is no share")
+        self.collecting.openings[site] = opening
 
 
 def _words(reply: Reply) -> Any:

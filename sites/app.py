@@ -66,7 +66,10 @@ app = SiteApp()
 @app.query()
 def join(message: Message, context: Context) -> Message:
     """Say who the site is and its public counts; a node without a site says that it is idle."""
-    return _answer(message, context, lambda site: site.introduce(messages.unpack_settings(message.content)))
+    settings = messages.unpack_settings
+    return _answer(
+        message, context, lambda site: SummingSite(site.policy, site.load).introduce(settings(message.content))
+    )
 
 
 @app.train()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flwr.app import RecordDict
 
-from fedmedgen.errors import PolicyError, SettingsError
+from fedmedgen.errors import PolicyError, PrivacyError, SettingsError
 from fedmedgen.federation import messages, plan, records
 from fedmedgen.federation.egress import Checked, Reply
 from fedmedgen.federation.holdout_record import HoldoutRecord
@@ -27,7 +27,7 @@ from fedmedgen.federation.secure_sum.terms import Terms
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.privacy.rounding import Whole
-from fedmedgen.settings import RuntimeSettings
+from fedmedgen.settings import RuntimeSettings, Settings
 from sites.checks import check_arrays, check_round, expected_of
 from sites.site import Site
 from sites.sums import Sums
@@ -56,6 +56,7 @@ class SummingSite(Site):
             if phase == records.ADVERTISE:
                 return self._advertise(content, Terms.from_mapping(words), session)
             party = self.sums.load(session)
+            before = party.phase
             if phase == records.MASK:
                 return self._mask(party, messages.unpack_request(content), words)
             try:
@@ -63,8 +64,14 @@ class SummingSite(Site):
             except (AttributeError, LookupError, TypeError) as error:
                 raise PolicyError(f"the words aren't those of the phase {phase!r}: {error!r}") from error
             finally:
-                self.sums.save(party)
+                if party.phase != before:
+                    self.sums.save(party)
             return self._said(found)
+
+    def introduce(self, settings: Settings) -> Checked:
+        """As any site; sums that nobody finished are forgotten before a new study."""
+        self.sums.forget_old()
+        return super().introduce(settings)
 
     def _in_words(self, party: Party, phase: str, content: RecordDict, words: Words) -> Any:
         """The phases in which no case is touched."""
@@ -92,13 +99,21 @@ class SummingSite(Site):
         check_request(policy, settings, parameters=sent, stage=request.stage)
         check_round(request)
         check_terms(policy.secure_sum, policy.site, terms)
+        if request.stage != plan.STATISTICS:
+            expected_of(policy, request)  # before a network of that size is built for the self-check
         if policy.audit_canaries:
             raise PolicyError(
                 "this site plants canaries in its rounds, which a secure sum can't carry: audit_canaries: 0"
             )
         if plan.shared_noise(settings, len(terms.sites)) != terms.shared:
             raise PolicyError("the terms share the noise otherwise than the study's settings say")
-        return self._agree(request, self.ledger(), terms.shared)
+        agreed = self._agree(request, self.ledger(), terms.shared)
+        mechanism = next(item for item in agreed.stages if item.name == request.stage)
+        try:
+            Grid(mechanism, terms.shared, terms.length).check()
+        except PrivacyError as error:
+            raise PolicyError(str(error)) from error
+        return agreed
 
     def _mask(self, party: Party, request: Request, sealed: Words) -> Checked:
         """The masked vector, once the shares of the others are there and the step is paid."""
@@ -111,10 +126,12 @@ class SummingSite(Site):
         length = sum(int(np.prod(shape)) for shape in expected.answer.values())
         if length != terms.length:
             raise PolicyError(f"the terms are of {terms.length} numbers; the round gives {length}")
+        before = party.phase
         try:
             party.receive({site: str(content) for site, content in sealed.items()})
         finally:
-            self.sums.save(party)
+            if party.phase != before:
+                self.sums.save(party)
         HoldoutRecord.of(self.folder, request.run).note(self.policy.audit_holdout, self._holdout_key(request.settings))
         self._reserve(request, self.ledger(), agreed, self._spend(terms))
         masked = party.masked(ring.from_whole(self._whole(request, agreed, terms), terms.width))

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from fedmedgen.federation.secure_sum.party import Party
 from fedmedgen.privacy.head import sync_folder
 from sites.turns import turn_in
 
-ABANDONED_S = 86_400  # a sum that nobody finishes is forgotten then
+ABANDONED_S = 86_400  # a sum that nobody has finished by then can't be gone on with, and is forgotten
+DRAFT_S = 600  # a draft that old was left by a process that died
 OPEN_AT_ONCE = 256  # each costs the site a file and a key, and whoever asks nothing
 
 
@@ -38,7 +39,11 @@ class Sums:
         path = self._path(session)
         if not path.is_file():
             raise PolicyError(f"the session {session[:12]} was never begun here")
-        return Party.from_json(path.read_text())
+        party = Party.from_json(path.read_text())
+        if _abandoned(party):  # in a session that somebody asks for
+            self._forget(party)
+            raise PolicyError(f"the session {session[:12]} was begun over a day ago and is forgotten")
+        return party
 
     def save(self, party: Party) -> None:
         """On disk when this returns: only then may an answer leave."""
@@ -57,21 +62,34 @@ class Sums:
 
         **Raises** `PolicyError` where so many are open that no study can be behind them.
         """
-        count = 0
-        for path in self.folder.glob("*.sum"):
-            party = Party.from_json(path.read_text())
-            if not party.is_open:
-                continue
-            if path.stat().st_mtime < time.time() - ABANDONED_S:
-                party.phase = "abandoned"
-                party.forget()
-                self.save(party)
-            else:
-                count += 1
-        if count >= OPEN_AT_ONCE:
+        if (count := self.forget_old()) >= OPEN_AT_ONCE:
             raise PolicyError(f"{count} secure sums are open here: finish them, or wait a day until they are forgotten")
+
+    def forget_old(self) -> int:
+        """Let go of every secret of sums begun over a day ago, and of what dead processes left; the number still open.
+
+        Whoever asks the site for anything in the meantime doesn't keep one open.
+        """
+        for draft in self.folder.glob("*.draft"):
+            with suppress(FileNotFoundError):
+                if draft.stat().st_mtime < time.time() - DRAFT_S:
+                    draft.unlink()
+        left = [party for path in self.folder.glob("*.sum") if (party := Party.from_json(path.read_text())).is_open]
+        for party in left:
+            if _abandoned(party):
+                self._forget(party)
+        return sum(party.is_open for party in left)
+
+    def _forget(self, party: Party) -> None:
+        party.phase = "abandoned"
+        party.forget()
+        self.save(party)
 
     def _path(self, session: str) -> Path:
         if not re.fullmatch("[0-9a-f]{32}", session):
             raise PolicyError("a session is named by 32 hexadecimal digits")
         return self.folder / f"{session}.sum"
+
+
+def _abandoned(party: Party) -> bool:
+    return party.is_open and party.begun < time.time() - ABANDONED_S

@@ -28,7 +28,10 @@ class SiteKeys:
 
 
 def keys_of(site: str, out: Path, identity: str) -> SiteKeys:
-    """A site's keys; those that are missing are made, unless its kit has left: then the known ones stand."""
+    """A site's keys; those that are missing are made, unless its kit has left: then the known ones stand.
+
+    `identity` is the remembered one. Where the kit here has another, or none any more, the site has told of its own.
+    """
     kit, at_server = out / "sites" / site, out / "server" / "sites" / f"{site}.pub"
     if at_server.is_file() and not (kit / PUBLIC).is_file():
         return SiteKeys(at_server.read_text(), identity, "kept")
@@ -38,12 +41,19 @@ def keys_of(site: str, out: Path, identity: str) -> SiteKeys:
         key = certificates.new_key()
         (kit / PUBLIC).write_bytes(certificates.public_ssh(key))  # first: what is cut short here is made again
         certificates.write_key(kit / KEY, key, ssh=True)
-    own = kit / IDENTITY
-    identity = public_of(identity_of(own)).hex() if own.is_file() else write_identity(own)
+    identity = _identity_of(kit / IDENTITY, "" if made else identity, site)
     public = (kit / PUBLIC).read_text()
     if not at_server.is_file() or at_server.read_text() != public:
         at_server.write_text(public)
     return SiteKeys(public, identity, "made" if made else "here")
+
+
+def _identity_of(own: Path, known: str, site: str) -> str:
+    """The public half of a site's identity: the remembered one before the kit's, a new one where neither is there."""
+    found = public_of(identity_of(own)).hex() if own.is_file() else ""
+    if known and found and found != known:
+        logger.warning("%s is known by another identity than its kit here has: the known one is listed", site)
+    return known or found or write_identity(own)
 
 
 def register(known: Mapping[str, Mapping[str, str]], folder: Path) -> None:

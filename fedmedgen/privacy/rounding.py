@@ -16,7 +16,8 @@ from fedmedgen.privacy.skellam import COARSEST, WIDEST_ROOT
 Whole = NDArray[np.int64]
 
 MOST_TRIES = 1000
-LEAST_RATE = 1000.0  # of the two Poisson variables whose difference is the noise: Stirling's series is exact there
+LEAST_RATE = 2000.0  # of the two Poisson variables whose difference is the noise: the hat covers every mass there
+MOST_RATE = 2.0**44  # beyond, doubles first lose the low bits of what is drawn, and then a sum would show through
 SERIES = (1 / 12, -1 / 360, 1 / 1260)
 
 
@@ -54,23 +55,30 @@ def rounded(vector: NDArray[np.float64], clip_norm: float, cells: int, stream: S
 def skellam_noise(variance: float, count: int, stream: Stream) -> Whole:
     """`count` whole numbers of Skellam's distribution around zero: the difference of two Poisson numbers.
 
-    **Raises** `PrivacyError` for a variance so small that the grid is too coarse for the sampler.
+    **Raises** `PrivacyError` for a variance that the sampler can't draw exactly: see `check_variance`.
     """
     return poisson(variance / 2, count, stream) - poisson(variance / 2, count, stream)
+
+
+def check_variance(variance: float) -> None:
+    """**Raises** `PrivacyError` for a variance so small, or so large, that the sampler can't draw its whole numbers."""
+    if not LEAST_RATE <= variance / 2 <= MOST_RATE:
+        raise PrivacyError(
+            f"the noise needs a variance of {2 * LEAST_RATE:.4g} to {2 * MOST_RATE:.4g} squared cells; got "
+            f"{variance:.4g}: plan a {'larger' if variance / 2 < LEAST_RATE else 'smaller'} noise multiplier"
+        )
 
 
 def poisson(rate: float, count: int, stream: Stream) -> Whole:
     """`count` Poisson numbers by transformed rejection.
 
     The logarithm of the mass comes from its deviance, not from differences of large numbers, so that its error stays
-    near 1e-12 where the rate is in the millions.
+    near 1e-12 where the rate is in the millions. Uniform numbers are of 52 bits, so that a mass is off by at most a
+    part in 2^29 near the middle at the largest rate, and by less at smaller ones.
 
     **Source** Hörmann 1993 (PTRS); Loader 2000 (the mass).
     """
-    if not (math.isfinite(rate) and rate >= LEAST_RATE):
-        raise PrivacyError(
-            f"the noise needs a variance of at least {2 * LEAST_RATE:g} cells; got {2 * rate:g}: raise it"
-        )
+    check_variance(2 * rate)
     b = 0.931 + 2.53 * math.sqrt(rate)
     a, inverse = -0.059 + 0.02483 * b, 1.1239 + 1.1328 / (b - 3.4)
     found = np.empty(count, np.int64)

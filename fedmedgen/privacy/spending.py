@@ -109,7 +109,12 @@ class Spending:
 
     def refuse_above(self, limit: Limit) -> None:
         """**Raises** `BudgetError` if more is spent than a limit that was lowered since."""
-        for name, spent, most in (("epsilon", self.epsilon, limit.epsilon), ("delta", self.delta, limit.delta)):
+        alone = math.inf if limit.alone is None else limit.alone
+        for name, spent, most in (
+            ("epsilon", self.epsilon, limit.epsilon),
+            ("delta", self.delta, limit.delta),
+            ("epsilon, if all other sites collude,", self.alone, alone),
+        ):
             if spent > most * (1 + ROUNDING):
                 raise BudgetError(
                     f"{name} {spent:.6g} is spent, above the {most:.6g} that the site's policy now allows: plans that "

@@ -223,6 +223,22 @@ def test_where_a_kit_has_left_its_key_is_made_anew_once_the_public_one_is_delete
     assert peers(out / "sites" / "north")["south"] == public_of(own).hex()
 
 
+def test_an_identity_that_a_site_made_itself_is_not_replaced_by_its_kit_that_is_still_here(
+    out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory, told = json.loads((out / "project.json").read_text()), "ab" * 32
+    memory["sites"]["south"]["identity"] = told
+    (out / "project.json").write_text(json.dumps(memory))
+    (out / "sites" / "north" / "peers.yaml").unlink()
+    kits.provision(PROJECT, out)
+    assert peers(out / "sites" / "north")["south"] == told
+    assert "south is known by another identity" in caplog.text
+    (out / "sites" / "south" / "identity.key").unlink()  # deleted after handing over
+    kits.provision(PROJECT, out)
+    assert not (out / "sites" / "south" / "identity.key").exists()
+    assert json.loads((out / "project.json").read_text())["sites"]["south"]["identity"] == told
+
+
 def test_an_identity_that_nobody_here_knows_is_left_out_of_the_lists(
     out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

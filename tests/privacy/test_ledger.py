@@ -91,6 +91,22 @@ def test_a_limit_lowered_below_what_is_spent_stops_open_plans_until_it_is_raised
     open_plan(open_ledger(), plan)
 
 
+def test_a_lowered_limit_of_what_others_together_may_learn_stops_open_plans_too(
+    open_ledger: Opened, plan: Plan
+) -> None:
+    def opened(run: str, alone: float) -> None:
+        open_ledger().open_plan(
+            run=run, digest=plan.digest, mapping=plan.to_mapping(), epsilon=1.0, delta=1e-5, alone=9.0,
+            limit=Limit(10.0, 1e-3, alone),
+        )  # fmt: skip
+
+    for run in ("run-1", "run-2"):
+        opened(run, 20.0)
+    with pytest.raises(BudgetError, match="if all other sites collude, 18 is spent, above the 17"):
+        opened("run-1", 17.0)
+    opened("run-1", 18.0)
+
+
 def test_a_plan_exactly_at_the_limit_goes_on(open_ledger: Opened, plan: Plan) -> None:
     limit = Limit(epsilon=0.3, delta=3e-5)
     for _ in range(2):  # the second time all three are open: 0.1 + 0.1 + 0.1 is more than 0.3 by its last bit

@@ -10,7 +10,16 @@ from scipy import stats
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy.randomness import Stream
-from fedmedgen.privacy.rounding import cells_for, largest_square, poisson, rounded, skellam_noise
+from fedmedgen.privacy.rounding import (
+    LEAST_RATE,
+    MOST_RATE,
+    _log_mass,
+    cells_for,
+    largest_square,
+    poisson,
+    rounded,
+    skellam_noise,
+)
 from fedmedgen.privacy.skellam import INFLATION
 
 wild = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1e-320, 1e300, -1e300, 0.5])
@@ -71,13 +80,19 @@ def test_a_long_vector_is_clipped_to_the_clip_norm() -> None:
     assert np.allclose(found, 0.25 * vector / np.linalg.norm(vector), atol=0.25 / cells)
 
 
-@pytest.mark.parametrize("rate", [1000.0, 54_321.5, 3e7])
+@pytest.mark.parametrize("rate", [LEAST_RATE, 54_321.5, 3e7])
 def test_poisson_numbers_have_the_distribution(rate: float) -> None:
     drawn = poisson(rate, 60_000, Stream.seeded(3))
     edges = np.unique(stats.poisson.ppf(np.linspace(0.02, 0.98, 49), rate))
     expected = np.diff(np.r_[0, stats.poisson.cdf(edges, rate), 1]) * len(drawn)
     found = np.bincount(np.searchsorted(edges, drawn, side="left"), minlength=len(edges) + 1)
     assert stats.chisquare(found, expected).pvalue > 1e-4
+
+
+def test_at_the_largest_rate_poisson_numbers_are_normal_ones() -> None:
+    """There the two differ by less than scipy's own error."""
+    drawn = (poisson(MOST_RATE, 60_000, Stream.seeded(3)) - MOST_RATE) / math.sqrt(MOST_RATE)
+    assert stats.kstest(drawn, "norm").pvalue > 1e-4
 
 
 def test_the_noise_is_the_difference_of_two_and_parts_of_it_add_up() -> None:
@@ -91,5 +106,30 @@ def test_the_noise_is_the_difference_of_two_and_parts_of_it_add_up() -> None:
 
 
 def test_a_grid_too_coarse_for_the_sampler_is_refused() -> None:
-    with pytest.raises(PrivacyError, match="variance of at least"):
+    with pytest.raises(PrivacyError, match="plan a larger noise multiplier"):
         skellam_noise(100.0, 10, Stream.seeded(0))
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 20.0, 100.0, 1000.0, 1e4])
+@pytest.mark.parametrize("length", [4000, 1_000_000, 20_000_000])
+@pytest.mark.parametrize("share", [1.0, 0.5, 1 / 13])
+def test_the_noise_reaches_every_whole_number_or_is_refused(length: int, multiplier: float, share: float) -> None:
+    """Noise without low bits would let a patient's show through the exact sum, whatever epsilon says."""
+    variance = share * (multiplier * cells_for(length)) ** 2
+    if variance / 2 > MOST_RATE:
+        with pytest.raises(PrivacyError, match="plan a smaller noise multiplier"):
+            skellam_noise(variance, 10, Stream.seeded(0))
+        return
+    found = np.bincount(skellam_noise(variance, 64_000, Stream.seeded(4)) % 64, minlength=64)
+    assert stats.chisquare(found).pvalue > 1e-5
+
+
+def test_the_hat_covers_every_mass_from_the_least_rate_on() -> None:
+    """Else rejection cuts the top off; checked where a draw lands, over the whole range of the uniform number."""
+    for rate in (LEAST_RATE, 2.5 * LEAST_RATE, 1e5):
+        b = 0.931 + 2.53 * math.sqrt(rate)
+        a, inverse = -0.059 + 0.02483 * b, 1.1239 + 1.1328 / (b - 3.4)
+        us = np.linspace(0.013, 0.5, 200_001)
+        for sign in (-1, 1):
+            k = np.floor((2 * a / us + b) * sign * (0.5 - us) + rate + 0.43)
+            assert (_log_mass(k, rate) <= np.log(inverse / (a / us**2 + b)) + 1e-12).all()

@@ -4,10 +4,11 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.numpy import load_file
 from scipy import stats
 
@@ -24,6 +25,7 @@ WORDS = (
     "data.mask_classes=[]", "statistics.dimension=8", "prior.phantoms=50", "emission.count=2", "data.sites=4",
 )  # fmt: skip
 MOMENTS = (*WORDS, "generator=moments", "statistics.share=1")
+LOSSY = (*MOMENTS, "federation.threshold=3")
 STEPS = (*WORDS, "statistics.share=0.5", "privacy.generator_steps=1", "rounds=2", "privacy.engine=reference")
 
 
@@ -137,3 +139,43 @@ def test_below_the_threshold_a_round_ends_without_a_sum_and_is_tried_again_as_of
 def test_a_generator_with_a_part_that_no_sum_of_gradients_trains_is_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(SettingsError, match=r"unet, dit, coefficients or vae, all of it shared"):
         compose([*STEPS, *words])
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, phase: str, change: Callable[[Any], None]) -> None:
+    """The first site's words in a phase, changed on their way."""
+    plain = InProcessGrid._answer
+
+    def answer(grid: InProcessGrid, message: Message) -> Message:
+        reply = plain(grid, message)
+        first = message.metadata.dst_node_id == min(grid._contexts)
+        if not first or message.metadata.message_type != records.of_phase(phase):
+            return reply
+        config = dict(reply.content.config_records[records.CONFIG])
+        words = json.loads(str(config[records.MASKING]))
+        change(words)
+        config[records.MASKING] = json.dumps(words)
+        return Message(RecordDict({records.CONFIG: ConfigRecord(config)}), reply_to=message)
+
+    monkeypatch.setattr(InProcessGrid, "_answer", answer)
+
+
+@pytest.mark.parametrize("false", ["zz", 5, None, ["00"]])
+def test_an_opening_that_is_no_share_costs_its_site_and_no_more(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch, false: object
+) -> None:
+    changed(monkeypatch, records.UNMASK, lambda words: words.update(seeds=dict.fromkeys(words["seeds"], false)))
+    run = quick(LOSSY)
+    assert json.loads((run / "result.json").read_text())["status"] == "completed"
+
+
+def test_a_site_that_deals_to_some_alone_is_lost_and_leaves_no_mask_in_the_sum(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = vector(quick(LOSSY))
+    changed(monkeypatch, records.SHARE, lambda words: words.popitem())
+    run = quick(LOSSY)
+    with (run / "rounds.csv").open(newline="") as file:
+        told = {row["site"]: row["reason"] for row in csv.DictReader(file)}
+    assert "must deal out shares to each other site" in told.pop("site-1")
+    assert not any(told.values())
+    assert np.abs(vector(run) - whole).max() < 1  # of three sites as of four; a mask left in it is a million times that

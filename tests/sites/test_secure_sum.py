@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from fedmedgen.composition import compose
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
-from fedmedgen.federation import local_statistics, messages, plan, records
+from fedmedgen.federation import local_round, local_statistics, messages, plan, records
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.federation.secure_policy import Peer, SecureSumPolicy
@@ -234,11 +234,52 @@ def test_a_sum_that_nobody_finishes_is_forgotten_after_a_day(policies: dict[str,
     left = Sum(policies).until(phase)
     stored = Path(policies["north"].folder) / "sums" / f"{left.session}.sum"
     assert json.loads(stored.read_text())["masking"]
-    yesterday = time.time() - 86_500
-    os.utime(stored, (yesterday, yesterday))
+    age(stored, 86_500)
     Sum(policies).until(records.ADVERTISE)
+    require_empty(stored)
+
+
+def age(stored: Path, seconds: float) -> None:
+    """As if the session had begun so long before."""
+    words = json.loads(stored.read_text())
+    stored.write_text(json.dumps({**words, "begun": words["begun"] - seconds}))
+
+
+def require_empty(stored: Path) -> None:
     words = json.loads(stored.read_text())
     assert (words["seed"], words["masking"], words["sealing"], words["held"]) == ("", "", "", {})
+
+
+def test_a_session_that_is_asked_for_again_and_again_isnt_kept_open_by_that(policies: dict[str, SitePolicy]) -> None:
+    left = Sum(policies).until(records.SHARE)
+    stored = Path(policies["north"].folder) / "sums" / f"{left.session}.sum"
+    before = stored.stat()
+    said = left.ask("north", records.SHARE, left.collecting.adverts)  # out of its turn: nothing is written
+    assert said.config[records.STATUS] == records.REFUSED_POLICY
+    assert (stored.stat().st_mtime_ns, stored.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    age(stored, 86_500)
+    os.utime(stored)
+    said = left.ask("north", records.MASK, left.words_for("north", records.MASK))
+    assert said.config == {records.SITE: "north", records.STATUS: records.REFUSED_POLICY}
+    require_empty(stored)
+    assert left.events("north") == []
+
+
+def test_what_a_process_that_died_left_is_forgotten_when_the_next_study_begins(
+    policies: dict[str, SitePolicy],
+) -> None:
+    left = Sum(policies).until(records.SHARE)
+    stored = Path(policies["north"].folder) / "sums" / f"{left.session}.sum"
+    draft = stored.with_name(f"{left.session}.99.draft")
+    draft.write_text(stored.read_text())
+    age(stored, 86_500)
+    os.utime(draft, (time.time() - 700, time.time() - 700))
+    content = RecordDict({records.CONFIG: ConfigRecord({records.SETTINGS: messages.pack_settings(left.settings)})})
+    policy = {"policy": str(Path(policies["north"].folder).with_name("policy.yaml"))}
+    answer = app(Message(content, dst_node_id=7, message_type="query"), Context(1, 7, policy, RecordDict(), {}))
+    assert messages.unpack_reply(answer.content).config[records.STATUS] == records.DONE
+    assert not draft.exists()
+    require_empty(stored)
 
 
 def test_a_server_can_leave_only_so_many_sums_open(
@@ -302,6 +343,42 @@ def test_a_study_of_secure_sums_gets_no_round_of_its_own(policies: dict[str, Sit
     context = Context(1, 7, {"policy": str(Path(policies["north"].folder).with_name("policy.yaml"))}, RecordDict(), {})
     answer = app(Message(asked.round(), dst_node_id=7, message_type="train"), context)
     assert messages.unpack_reply(answer.content).config[records.STATUS] == records.REFUSED_POLICY
+
+
+def test_a_network_that_is_too_large_is_refused_before_it_is_built(
+    policies: dict[str, SitePolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [word for word in STUDY if not word.startswith(("generator=", "statistics."))]
+    settings = compose([*words, "generator=unet", "statistics.share=0", "rounds=1", "privacy.generator_steps=1"])
+    rewrite(policies["north"], largest_parameters=1000)
+    build, built = local_round.build_model, []
+
+    def watched(*given: Any) -> Any:
+        model = build(*given)
+        built.append(next(model.parameters()).device.type)
+        return model
+
+    monkeypatch.setattr(local_round, "build_model", watched)
+    noise = plan.of_rounds(plan.noise_multipliers(settings))
+    config = dict(messages.request_config("run-1", plan.GENERATOR, settings, noise, 0.0))
+    shared, asked = plan.shared_noise(settings, len(NAMES)), Sum(policies)
+    assert shared is not None
+    terms = replace(asked.terms, threshold=shared.threshold, colluders=shared.colluders)
+    config |= {records.SERVER_ROUND: 1, records.SESSION: asked.session, records.MASKING: json.dumps(terms.to_mapping())}
+    said = asked.deliver("north", records.ADVERTISE, RecordDict({records.CONFIG: ConfigRecord(config)}))
+    assert said.config[records.STATUS] == records.REFUSED_POLICY
+    assert built == ["meta"]
+
+
+def test_noise_that_the_sampler_cant_draw_is_refused_before_a_key_is_made(
+    policies: dict[str, SitePolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedmedgen.privacy.rounding.MOST_RATE", 4000.0)
+    asked = Sum(policies)
+    said = asked.ask("north", records.ADVERTISE, asked.terms.to_mapping())
+    assert said.config[records.STATUS] == records.REFUSED_POLICY
+    assert asked.events("north") == []
+    assert not list((Path(policies["north"].folder) / "sums").glob("*.sum"))
 
 
 def test_less_noise_than_the_claim_needs_is_refused(policies: dict[str, SitePolicy]) -> None:

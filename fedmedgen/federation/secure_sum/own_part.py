@@ -25,7 +25,7 @@ from fedmedgen.federation.secure_sum.ring import largest_sum, width_for
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import make_engine
 from fedmedgen.privacy.randomness import Stream
-from fedmedgen.privacy.rounding import Whole, cells_for, largest_square, rounded, skellam_noise
+from fedmedgen.privacy.rounding import Whole, cells_for, check_variance, largest_square, rounded, skellam_noise
 from fedmedgen.privacy.shared_noise import SharedNoise
 from fedmedgen.training.fit import clipped_sum_of, drawn_rows
 
@@ -48,6 +48,10 @@ class Grid:
     def variance(self) -> float:
         """Of the noise that the claim counts on, in squared cells."""
         return (self.mechanism.noise_multiplier * self.cells) ** 2
+
+    def check(self) -> None:
+        """**Raises** `PrivacyError` where the sampler can't draw a site's share of the noise in whole numbers."""
+        check_variance(self.shared.share * self.variance)
 
     def width(self, patients: int) -> int:
         """Bytes to a number, so that a sum over so many patients wraps around with probability 2^-40 at most."""

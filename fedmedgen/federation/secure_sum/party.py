@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -50,6 +51,7 @@ class Party:
     adverts: dict[str, Advert] = field(default_factory=dict)  # of all who were told to share
     held: dict[str, tuple[str, str]] = field(default_factory=dict)  # shares of seed and key, by whose they are
     finished: list[str] = field(default_factory=list)
+    begun: float = 0.0  # seconds since 1970
 
     @classmethod
     def begin(cls, terms: Terms, site: str, identity: bytes) -> "tuple[Party, Advert]":
@@ -59,19 +61,25 @@ class Party:
         (sealing, public), (masking, other) = keys.fresh(), keys.fresh()
         signature = keys.sign(identity, *_advertised(terms, site, public, other))
         advert = Advert(public.hex(), other.hex(), signature.hex())
-        return cls(terms, site, sealing.hex(), masking.hex(), adverts={site: advert}), advert
+        party = cls(terms, site, sealing.hex(), masking.hex(), adverts={site: advert}, begun=time.time())
+        return party, advert
 
     def share(self, adverts: Mapping[str, Advert], pinned: Pinned) -> dict[str, str]:
-        """A sealed share of both secrets for each site whose keys its pinned identity has signed."""
+        """A sealed share of both secrets for each site whose keys its pinned identity has signed.
+
+        **Raises** `PolicyError` for keys of which none could be agreed on later, when the step has been paid.
+        """
         self._turn("advertise", "share")
         self._require_enough(adverts)
         for site, advert in adverts.items():
             _check_advert(self.terms, site, advert, pinned)
         if adverts.get(self.site) != self.adverts[self.site]:
             raise PolicyError("the site's own keys came back changed")
-        if len({key for advert in adverts.values() for key in advert[:2]}) < 2 * len(adverts):
+        if len({_bytes(key) for advert in adverts.values() for key in advert[:2]}) < 2 * len(adverts):
             raise PolicyError("two sites advertise one key")
         self.adverts = dict(adverts)
+        for other in sorted(set(adverts) - {self.site}):
+            self._mask_key(other)
         self.seed = os.urandom(keys.KEY_BYTES).hex()
         count = len(self.terms.sites)
         seeds, others = (shamir.split(bytes.fromhex(s), self.terms.threshold, count) for s in (self.seed, self.masking))
@@ -89,18 +97,18 @@ class Party:
         if odd := sorted(set(sealed) - set(self.adverts) | ({self.site} & set(sealed))):
             raise PolicyError(f"shares came from {odd[0]}, who advertised no keys to be masked by")
         for site, content in sealed.items():
-            pair = keys.unseal(self._sealing_key(site, self.site), _content(content))
+            try:
+                pair = keys.unseal(self._sealing_key(site, self.site), _content(content))
+            except PolicyError as error:
+                raise PolicyError(f"what {site} dealt out: {error}") from error
+            if len(pair) != 2 * SHARE_BYTES:
+                raise PolicyError(f"{site} dealt out {len(pair)} bytes; two shares are {2 * SHARE_BYTES}")
             self.held[site] = (pair[:SHARE_BYTES].hex(), pair[SHARE_BYTES:].hex())
 
     def masked(self, numbers: Numbers) -> Numbers:
         """The numbers under the site's own mask and one for each other site that dealt out shares."""
         self._turn("receive", "mask")
-        own = bytes.fromhex(self.masking)
-        pairs = (
-            (mask_key(self.terms, own, bytes.fromhex(self.adverts[other].masking), self.site, other), self.site < other)
-            for other in self.held
-            if other != self.site
-        )
+        pairs = ((self._mask_key(other), self.site < other) for other in self.held if other != self.site)
         return added(numbers, [(bytes.fromhex(self.seed), True), *pairs], self.terms.width)
 
     def agree(self, finished: Iterable[str], identity: bytes) -> str:
@@ -156,6 +164,13 @@ class Party:
     def _require_enough(self, sites: Iterable[str]) -> None:
         if (count := len(set(sites))) < self.terms.threshold:
             raise PolicyError(f"{count} sites are left of the {self.terms.threshold} that the sum needs")
+
+    def _mask_key(self, other: str) -> bytes:
+        public = bytes.fromhex(self.adverts[other].masking)
+        try:
+            return mask_key(self.terms, bytes.fromhex(self.masking), public, self.site, other)
+        except PolicyError as error:
+            raise PolicyError(f"{other}: {error}") from error
 
     def _sealing_key(self, sender: str, receiver: str) -> bytes:
         other = self.adverts[receiver if sender == self.site else sender].sealing

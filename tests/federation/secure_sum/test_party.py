@@ -7,7 +7,7 @@ import pytest
 
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation.secure_sum import keys
-from fedmedgen.federation.secure_sum.party import Advert, Party
+from fedmedgen.federation.secure_sum.party import Advert, Party, _advertised, _text
 
 
 def shared(stage: Any, sites: int = 5, threshold: int = 4) -> Any:
@@ -190,6 +190,41 @@ def test_a_key_with_which_everybody_agrees_on_the_same_is_refused() -> None:
     key, _ = keys.fresh()
     with pytest.raises(PolicyError, match="none to agree with"):
         keys.agreed(key, bytes(32), b"mask")
+
+
+def signed(play: Any, site: str, sealing: str, masking: str) -> Advert:
+    """Keys that a site itself puts up, whatever they are."""
+    words = _advertised(play.terms, site, bytes.fromhex(sealing), bytes.fromhex(masking))
+    return Advert(sealing, masking, keys.sign(play.identities[site], *words).hex())
+
+
+@pytest.mark.parametrize("which", ["sealing", "masking"])
+def test_a_key_that_would_fail_when_the_step_is_paid_is_refused_before(stage: Any, which: str) -> None:
+    play = stage()
+    play.advertise()
+    own = play.collecting.adverts["site-01"]
+    changed = own._replace(**{which: bytes(32).hex()})
+    bad = signed(play, "site-01", changed.sealing, changed.masking)
+    with pytest.raises(PolicyError, match="none to agree with"):
+        play.parties["site-00"].share({**play.collecting.adverts, "site-01": bad}, play.pinned)
+
+
+def test_one_key_in_two_spellings_is_one_key(stage: Any) -> None:
+    play = stage()
+    play.advertise()
+    same = signed(play, "site-01", *(play.collecting.adverts["site-02"][place].upper() for place in (0, 1)))
+    with pytest.raises(PolicyError, match="two sites advertise one key"):
+        play.parties["site-00"].share({**play.collecting.adverts, "site-01": same}, play.pinned)
+
+
+@pytest.mark.parametrize("size", [65, 67, 400])
+def test_shares_of_another_length_are_refused_before_the_step_is_paid(stage: Any, size: int) -> None:
+    """An opening that is too long to leave the site would void the openings of all."""
+    play = shared(stage)
+    dealer = play.parties["site-01"]
+    sealed = keys.seal(dealer._sealing_key("site-01", "site-00"), bytes(size))
+    with pytest.raises(PolicyError, match=f"site-01 dealt out {size} bytes"):
+        play.parties["site-00"].receive({**play.collecting.for_site("site-00"), "site-01": _text(sealed)})
 
 
 def test_an_advert_is_bound_to_both_of_its_keys(stage: Any) -> None:
