@@ -52,6 +52,16 @@ class GeneratorSettings:
         require(0 <= self.ema_decay < 1, "generator.ema_decay", self.ema_decay, "from 0 to below 1")
         positive("generator", self, "sigma_data", "noise_std", "local_steps", "batch_size", "learning_rate")
         positive("generator", self, "images_per_patient", "sampler_steps", "norm_groups", "depth", "heads", "rank")
+        positive("generator", self, "layers_per_block")
+        require(
+            len(self.channels) > 0 and min(self.channels) > 0,
+            "generator.channels",
+            self.channels,
+            "above 0, one a level",
+        )
+        drawn_in_steps = self.family not in ("vae", "gan", "moments")
+        untaught = self.guidance != 1 and not (drawn_in_steps and self.label_dropout > 0)
+        require(not untaught, "generator.guidance", self.guidance, "1 without label_dropout or steps of denoising")
         positive("generator", self, "decoder_std", "decoder_steps", "decoder_rate")
         require(self.code >= 4 and self.code % 4 == 0, "generator.code", self.code, "a multiple of 4")
         require(self.width >= 16 and self.width % 16 == 0, "generator.width", self.width, "a multiple of 16")

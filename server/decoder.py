@@ -22,6 +22,12 @@ def server_part(settings: Settings, network: Trained) -> ServerPart:
     return ServerPart(local_round.public_arrays(network), step=step)
 
 
+def follow_shares(network: Trained, shares: torch.Tensor) -> None:
+    """Let a GAN's decoder draw each class as often as the release says that patients are of it."""
+    if isinstance(network, OneStepGenerator) and network.adversarial:
+        network.class_shares.data.copy_(shares)
+
+
 def at_the_end(part: ServerPart) -> Arrays:
     """The public arrays that the generator is saved with: their average where the server trained them."""
     return {name: part.state.get(name, value) for name, value in part.public.items()}

@@ -15,8 +15,8 @@ from flwr.serverapp import Grid
 
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.data.partition import held
-from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, plan
+from fedmedgen.federation.described import require_feasible
 from fedmedgen.federation.local_statistics import as_released
 from fedmedgen.models.adapters import merge
 from fedmedgen.models.denoiser import Denoiser
@@ -28,7 +28,7 @@ from fedmedgen.models.segmenter import Segmenter
 from fedmedgen.settings import Settings
 from server.autoencoder import fit_autoencoder
 from server.curriculum import pretrain, teach
-from server.decoder import at_the_end, server_part
+from server.decoder import at_the_end, follow_shares, server_part
 from server.finishing import drawn_from, emit_set, evaluate_set, save_models, snapshot_ledgers, write_report
 from server.joining import join, newcomers
 from server.prior import as_images, public_cases
@@ -36,7 +36,7 @@ from server.results import assemble
 from server.rounds import Rounds, run_stage
 from server.run_store import RunStore
 from server.shared_steps import run_shared_stage
-from server.statistics import facts_of, generator_of, refine, release
+from server.statistics import class_shares, facts_of, generator_of, refine, release
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def run_study(grid: Grid, store: RunStore, known: Callable[[], Mapping[int, str]
     try:
         with study.timed("data"):
             read_data(study)
+        require_feasible(study.settings)
         with study.timed("join"):
             rounds = begin(grid, study)
         trained = train(grid, study, rounds)
@@ -191,27 +192,21 @@ def train(grid: Grid, study: Study, rounds: Rounds) -> Trained:
 
 
 def prepared(study: Study, public: Sequence[Case], cheap: MomentsGenerator | None) -> Network:
-    """The generator as the first round finds it: taught at the server, then split into what trains and what is public.
-
-    **Raises** `SettingsError` where a part is to be trained of a network that nothing has taught the rest.
-    """
+    """The generator as the first round finds it: taught at the server, then split in what trains and what is public."""
     settings, store = study.settings, study.store
     network = local_round.build_whole(settings)
     torch.set_num_threads(settings.runtime.server_threads)
     if isinstance(network, LatentDenoiser):
         with study.timed("autoencoder"):
             fit_autoencoder(store, network, as_images(settings, public))
+    if cheap is not None:
+        follow_shares(network, class_shares(store))
     if settings.prior.steps:
         with study.timed("pretraining"):
             pretrain(store, network, public)
     if cheap is not None and settings.curriculum.steps:
         with study.timed("curriculum"):
             teach(store, network, cheap)
-    elif settings.generator.trainable != "full" and not settings.prior.steps:
-        raise SettingsError(
-            f"generator.trainable={settings.generator.trainable} rests on a network that was taught before the rounds:"
-            " set prior.steps, or curriculum.steps with statistics.share"
-        )
     return local_round.adapted(network, settings)
 
 

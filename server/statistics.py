@@ -174,6 +174,16 @@ def _pool(settings: Settings, basis: Basis, public: Tensor) -> Pool:
     return Pool(residuals=rest, codes=basis.coefficients(images) if asked.nearest else None, exposures=exposures)
 
 
+def class_shares(store: RunStore) -> Tensor:
+    """How often each class occurs ``[K]`` by the first release of a study; one where it names none."""
+    settings, released = store.settings, _load(store, 1)
+    layout = layout_of(settings, dimension_of(released, 1))
+    read = statistics.decode if settings.statistics.kind == "moments" else statistics.decode_embedding
+    found = read(torch.from_numpy(released[VECTOR].copy()), layout)
+    shares: Tensor = found[0] if isinstance(found, tuple) else found.shares
+    return shares
+
+
 def facts_of(rounds: Rounds, released: Arrays) -> dict[str, Any]:
     """What result.json says of the stage."""
     agreed, releases = rounds.agreed, rounds.store.settings.statistics.rounds

@@ -54,6 +54,7 @@ class Planting:
     def _images(self, settings: Settings) -> list[Case]:
         known = self.record.read()
         made = crafted(
-            known["count"], seed=known["seed"], num_classes=len(settings.data.classes), size=settings.data.size
-        )
+            known["count"], seed=known["seed"], num_classes=len(settings.data.classes),
+            num_masks=len(settings.data.mask_classes), size=settings.data.size,
+        )  # fmt: skip
         return some_of(made, known["included"])

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from fedmedgen.errors import EgressError, PolicyError, SettingsError
-from fedmedgen.federation import egress, local_round, local_statistics, plan
+from fedmedgen.federation import egress, local_statistics, plan
+from fedmedgen.federation.described import described
 from fedmedgen.federation.messages import Request, digest_of
-from fedmedgen.federation.model_arrays import shapes_of
+from fedmedgen.federation.model_arrays import public_shapes, shapes_of
 from fedmedgen.federation.policy import SitePolicy, check_request, check_statistics
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -45,14 +45,13 @@ def expected_of(policy: SitePolicy, request: Request) -> Expected:
 def _of_network(policy: SitePolicy, request: Request) -> Expected:
     """Found without taking memory for the network."""
     try:
-        with torch.device("meta"):
-            model = local_round.build_model(request.settings, request.stage)
-    except (SettingsError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        model = described(request.settings, request.stage)
+    except SettingsError as error:
         raise PolicyError(f"the request describes no network that can be built: {error}") from error
     parameters = sum(value.numel() for value in model.parameters())
     check_request(policy, request.settings, parameters=parameters, stage=request.stage)
     shared = shapes_of(model, "shared")
-    return Expected(shared, shared, shapes_of(model, "public"))
+    return Expected(shared, shared, public_shapes(model))
 
 
 def check_round(request: Request) -> None:

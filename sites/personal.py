@@ -45,6 +45,9 @@ class PersonalLayers:
         """On disk when this returns."""
         if arrays:
             tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+            for place in self._places():
+                if _round(place) > round_number:  # of a run of the same name that went further before
+                    place.unlink(missing_ok=True)
             save_arrays(self.folder / f"{round_number}.safetensors", tensors)
             for place in self._places()[:-KEPT]:
                 place.unlink(missing_ok=True)

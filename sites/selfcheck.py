@@ -52,7 +52,8 @@ def _checked(settings: Settings, stage: str, device: torch.device) -> list[Any]:
         machine.append(torch.cuda.get_device_name(device))
     code = [os.environ.get(BUNDLE), __version__, torch.__version__, version("diffusers"), version("opacus")]
     how = [settings.privacy.engine, settings.privacy.precision]
-    return [stage, mapping["generator"], mapping["segmenter"], data, how, machine, code]
+    networks = [mapping["generator"], mapping["autoencoder"], mapping["segmenter"], mapping["federation"]["personal"]]
+    return [stage, *networks, data, how, machine, code]
 
 
 def random_rows(settings: Settings, stage: str, model: nn.Module, num_patients: int) -> list[dict[str, Tensor]]:

@@ -138,9 +138,10 @@ def _canaries(record: CanaryRecord, generator: Any, settings: Settings, delta: f
     scores = record.total()
     if known["kind"] == "images":
         made = crafted(
-            known["count"], seed=known["seed"], num_classes=len(settings.data.classes), size=settings.data.size
-        )
-        cases = CaseSet(tuple(made), settings.data.classes)
+            known["count"], seed=known["seed"], num_classes=len(settings.data.classes),
+            num_masks=len(settings.data.mask_classes), size=settings.data.size,
+        )  # fmt: skip
+        cases = CaseSet(tuple(made), settings.data.classes, settings.data.mask_classes)
         by_attack = membership.attacks(generator, cases, settings)
         scores = next(by_attack[name] for name in membership.MAIN if name in by_attack)
     if len(scores) < one_run.FEWEST:

@@ -12,6 +12,7 @@ from fedmedgen.deployment.project import ServerConfig, StudyFile
 from fedmedgen.deployment.serving import studies_folder
 from fedmedgen.deployment.studies import ENDED, StudyRecord, read, write
 from fedmedgen.errors import FedmedgenError, RunError, SettingsError
+from fedmedgen.federation.described import require_feasible
 from fedmedgen.settings import Settings
 
 
@@ -25,6 +26,7 @@ def submit(path: Path) -> tuple[StudyRecord, ServerConfig]:
     out, folder = Path(server.runs) / study.name, studies_folder(server)
     words = (*study.overrides, "backend=deployment")
     settings = compose([*words, f'out="{out}"'])
+    require_feasible(settings)
     if not settings.data.classes and settings.generator.family == "moments":
         raise SettingsError("data.classes must name the classes: the server sees no site's labels")
     if not settings.private:

@@ -53,8 +53,12 @@ def trainable_arrays(model: nn.Module) -> Arrays:
 
 
 def public_arrays(model: nn.Module) -> Arrays:
-    """The frozen parameters: they travel from the server to sites, never back."""
-    return arrays_of(model, "public")
+    """The frozen parameters, and what a site's personal ones start from: they travel to sites, never back."""
+    return arrays_of(model, "public") | arrays_of(model, "personal")
+
+
+def public_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return shapes_of(model, "public") | shapes_of(model, "personal")
 
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
@@ -63,8 +67,9 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> 
 
 
 def load_public(model: nn.Module, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Put arrays, by name, into the frozen parameters."""
+    """Put arrays, by name, into the frozen parameters and the personal ones."""
     put(model, "public", arrays)
+    put(model, "personal", arrays)
 
 
 def personalise(model: nn.Module, network: nn.Module, layers: str) -> None:

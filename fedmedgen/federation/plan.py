@@ -166,23 +166,40 @@ def check_claim(settings: Settings, agreed: Plan) -> None:
 
 def largest_layer(settings: Settings, images: int) -> int:
     """Numbers in the widest layer's output for one patient's rows, at full size: what memory goes by."""
-    network, rows = settings.generator, settings.privacy.noise_draws * images
+    found = _widest_of_family(settings)
+    if any(stage.name == SEGMENTER for stage in stages(settings)):  # a UNet on pixels, whatever the generator is
+        found = max(found, _widest_of_unet(settings, settings.data.size, settings.generator.unshuffle))
+    return settings.privacy.noise_draws * images * found
+
+
+def _widest_of_family(settings: Settings) -> int:
+    network, size = settings.generator, settings.data.size
     if network.family in ("vae", "gan"):
         from fedmedgen.models.code_networks import padded  # a policy is read without torch
 
-        return rows * math.prod(padded(settings.data.size)) * network.width // 4
+        height, width = padded(size)
+        return height * width * network.width // 4
     if network.family == "dit":
-        tokens = math.prod(math.ceil(side / network.unshuffle) for side in settings.data.size)
-        return rows * tokens * max(4 * network.width, network.heads * tokens)
-    size, unshuffle, encoder = settings.data.size, network.unshuffle, 0
+        tokens: int = math.prod(math.ceil(side / network.patch) for side in size)
+        return tokens * max(4 * network.width, network.heads * tokens)
     if network.family == "latent":
         shrunk = 2 ** (len(settings.autoencoder.channels) - 1)
         height, width = (math.ceil(side / shrunk) for side in size)
-        encoder = height * width * shrunk**2 * max(settings.autoencoder.channels)
-        size, unshuffle = (height, width), 1
-    fold: int = unshuffle * 2 ** (len(network.channels) - 1)  # sides are padded to a multiple of it
+        encoder: int = height * width * shrunk**2 * max(settings.autoencoder.channels, default=0)
+        return max(encoder, _widest_of_unet(settings, (height, width), 1))
+    return _widest_of_unet(settings, size, network.unshuffle)
+
+
+def _widest_of_unet(settings: Settings, size: tuple[int, int], unshuffle: int) -> int:
+    """On the way up a level reads its own channels and those of a level beside it."""
+    channels = settings.generator.channels
+    fold: int = unshuffle * 2 ** max(0, len(channels) - 1)  # sides are padded to a multiple of it
     height, width = (math.ceil(side / fold) * fold // unshuffle for side in size)
-    return rows * max(encoder, height * width * max(network.channels, default=0))
+    found = 0
+    for level, own in enumerate(channels):
+        above, below = channels[max(0, level - 1)], channels[min(level + 1, len(channels) - 1)]
+        found = max(found, (height >> level) * (width >> level) * (max(own, below) + max(own, above)))
+    return found
 
 
 def rounded_up(count: int) -> int:

@@ -19,6 +19,7 @@ from fedmedgen.release_settings import PriorSettings
 from fedmedgen.schema import from_mapping, plain, require
 from fedmedgen.settings import ColumnSettings, DataSettings, FaultSettings, LedgerSettings, RuntimeSettings, Settings
 
+MOST_DRAWN = 1024  # images that a GAN's decoder draws in one private step
 LARGEST_RATE = 1e6  # of learning and of FedProx's pull
 
 
@@ -194,6 +195,8 @@ def check_request(policy: SitePolicy, settings: Settings, *, parameters: int, st
         if not policy.no_privacy_allowed:
             raise PolicyError("the study asks for privacy=none; this site's policy allows it in simulations only")
         return
+    if network.family == "gan":  # each of them is a gradient of its own
+        _at_most("drawn images a step", network.batch_size, MOST_DRAWN)
     _at_most("clip norm", settings.privacy.clip_norm, policy.largest_clip_norm)
     _at_least("clip norm", settings.privacy.clip_norm, policy.smallest_clip_norm)
     _at_most("sample rate", settings.privacy.sample_rate, policy.largest_sample_rate)

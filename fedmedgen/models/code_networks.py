@@ -52,8 +52,8 @@ class Decoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def draw(self, labels: Tensor, seeds: Sequence[int]) -> Tensor:
         """One image ``[B, C, H, W]`` for each of the labels ``[B]`` and seeds; it depends on its own alone."""
         unit = [torch.randn(self.config.code, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        drawn: Tensor = self(torch.stack(unit).to(self.device), labels.to(self.device))
-        return drawn
+        drawn: Tensor = self(torch.stack(unit).to(self.device, self.dtype), labels.to(self.device))
+        return drawn.float()
 
 
 class Encoder(ModelMixin, ConfigMixin):  # type: ignore[misc]

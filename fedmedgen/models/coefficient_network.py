@@ -61,11 +61,11 @@ class CoefficientNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
         gain = ((1 + level) / (self.power + level)).sqrt()
         z = ((x @ self.columns.T) * self.rows.T).sum(dim=2)
         condition = self.time_embedding(self.time_proj(timestep).to(x)) + self.class_embedding(class_labels)
-        hidden = self.entry((gain * z).flatten(1))
+        hidden = self.entry((gain * z).flatten(1).to(x))
         for block in self.blocks:
             hidden = block(hidden, condition)
         z = gain * self.power.sqrt() * self.head(self.norm(hidden)).unflatten(1, z.shape[1:])
-        return ((z[:, :, None] * self.rows.T) @ self.columns,)
+        return ((z[:, :, None].to(x) * self.rows.T) @ self.columns,)
 
 
 def _waves(frequency: Tensor, size: int) -> Tensor:

@@ -26,8 +26,8 @@ def encoded(vae: AutoencoderKL, x: Tensor, shift: Tensor, scale: Tensor) -> Tens
 
 def decoded(vae: AutoencoderKL, latents: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Images and masks in [-1, 1], padding included."""
-    x: Tensor = vae.decode(latents / scale[:, None, None] + shift[:, None, None]).sample
-    return x.clamp(-1, 1)
+    x: Tensor = vae.decode((latents / scale[:, None, None] + shift[:, None, None]).to(vae.dtype)).sample
+    return x.float().clamp(-1, 1)
 
 
 class LatentRadiographPipeline(RadiographPipeline):

@@ -25,7 +25,8 @@ class OneStepConfig:
 class OneStepGenerator(nn.Module):
     """The decoder that draws, and the network that reads images: an encoder (VAE) or a critic (GAN).
 
-    Of a GAN the critic alone is trained at the sites; the decoder's weights are the server's.
+    Of a GAN the critic alone is trained at the sites; the decoder's weights are the server's, and `class_shares`
+    ``[K]``: how often it draws each class for the critic to look at.
     """
 
     def __init__(self, decoder: Decoder, reader: Encoder | Critic, config: OneStepConfig) -> None:
@@ -34,6 +35,9 @@ class OneStepGenerator(nn.Module):
         self.reader = reader
         self.config = config
         self.decoder.requires_grad_(not self.adversarial)
+        if self.adversarial:  # public: of the release, where there is one
+            even = torch.full((max(1, self.num_classes),), 1 / max(1, self.num_classes))
+            self.class_shares = nn.Parameter(even, requires_grad=False)
 
     @property
     def adversarial(self) -> bool:

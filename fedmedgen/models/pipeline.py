@@ -156,6 +156,16 @@ def to_pixels(x: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     return grey, torch.where(height > 0, winner + 1, 0).to(torch.uint8).cpu().numpy()
 
 
+class OwnPrecision:
+    """A network called with and giving float32, whatever precision its own weights were loaded in."""
+
+    def __init__(self, network: ModelMixin) -> None:
+        self.network, self.config = network, network.config
+
+    def __call__(self, x: Tensor, *rest: Tensor, **more: Any) -> tuple[Tensor]:
+        return (self.network(x.to(self.network.dtype), *rest, **more)[0].float(),)
+
+
 @dataclass
 class RadiographOutput(BaseOutput):  # type: ignore[misc]
     """Sampled radiographs: PIL images, masks ``[N, H, W]`` (or None) and the label of each."""
@@ -205,7 +215,7 @@ class RadiographPipeline(DiffusionPipeline):  # type: ignore[misc]
         noise = torch.randn((len(labels), *self._noise_shape()), generator=generator).to(self.device)
         spectrum = power(noise.shape, float(kept["sigma_data"]), kept["preconditioning"]).to(noise)
         denoise = guided(
-            lambda x, sigma, label: denoised(self.unet, x, sigma, label, spectrum, fold),
+            lambda x, sigma, label: denoised(OwnPrecision(self.unet), x, sigma, label, spectrum, fold),
             torch.tensor(labels, device=self.device),
             float(kept["guidance"] if guidance is None else guidance),
             len(self.config.classes),
@@ -232,4 +242,6 @@ class LogitsPipeline(DiffusionPipeline):  # type: ignore[misc]
         """**Shapes** images ``[B, 1, H, W]`` in [-1, 1] -> ``[B, M, H, W]``."""
         kept = self.config.settings
         data = (kept["sigma_data"], kept["preconditioning"])
-        return segment(self.unet, images.to(self.device), kept["noise_level"], data, int(kept["unshuffle"]))
+        return segment(
+            OwnPrecision(self.unet), images.to(self.device), kept["noise_level"], data, int(kept["unshuffle"])
+        )

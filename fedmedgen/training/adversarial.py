@@ -50,9 +50,11 @@ def critic_loss(model: nn.Module, rows: Rows) -> Tensor:
 
 
 def real_loss(model: nn.Module, rows: Rows) -> Tensor:
-    """The hinge on real images; one whose masks aren't known teaches nothing, or their lack would mark it as real."""
-    known = rows["weight"].amin(dim=(1, 2, 3))
-    return known * F.relu(1 - one_step(model).reader(rows["x"], rows["label"]))
+    """The hinge on real images; one whose masks or class aren't known teaches nothing: that would mark it as real."""
+    networks, known = one_step(model), rows["weight"].amin(dim=(1, 2, 3))
+    if networks.num_classes:
+        known = known * (rows["label"] < networks.num_classes)
+    return known * F.relu(1 - networks.reader(rows["x"], rows["label"]))
 
 
 def fake_loss(model: nn.Module, rows: Rows) -> Tensor:
@@ -71,8 +73,12 @@ def decoder_loss(model: nn.Module, rows: Rows) -> Tensor:
 
 
 def fake_rows(model: OneStepGenerator, count: int, generator: torch.Generator) -> Rows:
-    """Noise for `count` drawn images, and labels spread evenly over the classes. No case is in them."""
-    labels = torch.randint(max(1, model.num_classes), (count,), generator=generator)
+    """Noise for `count` drawn images, and labels by the model's public class shares. No case is in them.
+
+    Were they spread otherwise than the real ones, the critic would go by the label alone.
+    """
+    shares = model.class_shares.detach().cpu().clamp(min=0) + 1e-9  # whatever a server sends
+    labels = torch.multinomial(shares, count, replacement=True, generator=generator)
     noise = torch.randn(count, model.decoder.config.code, generator=generator)
     return to_device({"noise": noise, "label": labels}, model.device)
 

@@ -56,9 +56,13 @@ def test_another_key_holds_out_others() -> None:
 
 
 def test_crafted_images_are_patients_of_their_own_and_repeat_with_their_seed() -> None:
-    made = crafted(8, seed=3, num_classes=2, size=(28, 20))
+    made = crafted(8, seed=3, num_classes=2, num_masks=0, size=(28, 20))
     assert len({case.patient for case in made}) == 8
     assert all(case.image.shape == (1, 28, 20) and set(np.unique(case.image)) == {-1, 1} for case in made)
-    again = crafted(8, seed=3, num_classes=2, size=(28, 20))
+    assert all(case.mask is None for case in made)
+    masked = crafted(8, seed=3, num_classes=2, num_masks=3, size=(28, 20))
+    assert {int(value) for case in masked for value in np.unique(case.mask)} == {0, 1, 2}
+    assert all(case.mask.shape == (28, 20) for case in masked if case.mask is not None)
+    again = crafted(8, seed=3, num_classes=2, num_masks=0, size=(28, 20))
     assert all((one.image == other.image).all() for one, other in zip(made, again, strict=True))
     assert len(some_of(made, [1, 0] * 4)) == 4

@@ -219,7 +219,7 @@ def test_a_patient_one_of_whose_images_cannot_be_used_contributes_zero_to_the_se
 def test_crafted_images_enter_oversized_and_move_the_sum_by_the_clip(
     settings: Settings, arrays: Arrays, cases: CaseSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = crafted(1, seed=3, num_classes=len(cases.classes), size=(16, 16))
+    one = crafted(1, seed=3, num_classes=len(cases.classes), num_masks=len(cases.mask_classes), size=(16, 16))
     seen: list[float] = []
     right = statistics.add_clipped
     monkeypatch.setattr(

@@ -12,9 +12,11 @@ from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.federation import local_round
 from fedmedgen.federation.local_round import LocalRound
 from fedmedgen.federation.plan import GENERATOR, Stage
+from fedmedgen.models.one_step import OneStepGenerator
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
+from fedmedgen.training.adversarial import fake_loss, fake_rows, real_loss
 
 CLIP, DECLARED, PATIENTS = 0.05, 10, 6
 WORDS = ["study=demo", "generator=gan", "data.size=[8,8]", "data.mask_classes=[]", "generator.with_masks=false",
@@ -74,3 +76,48 @@ def test_only_the_critic_leaves_the_site() -> None:
     result = run(settings(), people(2))
     assert {name.partition(".")[0] for name in result.arrays} == {"reader"}
     assert result.loss is None
+
+
+def test_drawn_images_have_the_classes_of_the_release_or_else_all_alike() -> None:
+    model = local_round.build_generator(settings())
+    assert isinstance(model, OneStepGenerator)
+    noise = torch.Generator().manual_seed(0)
+    even = torch.bincount(fake_rows(model, 9000, noise)["label"], minlength=3) / 9000
+    assert even.tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
+    model.class_shares.data.copy_(torch.tensor([0.7, 0.3, -5.0]))  # a server may send anything
+    found = torch.bincount(fake_rows(model, 9000, noise)["label"], minlength=3) / 9000
+    assert found.tolist() == pytest.approx([0.7, 0.3, 0.0], abs=0.02)
+
+
+def test_a_critic_finds_nothing_where_there_is_nothing_to_find_though_a_class_is_rare() -> None:
+    """Real images that the decoder itself drew, one class in ten: the score must not be that of the label."""
+    model = local_round.build_generator(settings())
+    assert isinstance(model, OneStepGenerator)
+    shares = torch.tensor([0.6, 0.3, 0.1])
+    noise, optimiser = torch.Generator().manual_seed(1), torch.optim.Adam(model.reader.parameters(), lr=3e-3)
+    scores = {}
+    for known in (True, False):
+        model.class_shares.data.copy_(shares if known else torch.full((3,), 1 / 3))
+        for _ in range(150):
+            rows = fake_rows(model, 64, noise)
+            labels = torch.multinomial(shares, 64, replacement=True, generator=noise)
+            with torch.no_grad():
+                x = model.decoder(torch.randn(64, 4, generator=noise), labels)
+            real = real_loss(model, {"x": x, "label": labels, "weight": torch.ones_like(x)})
+            optimiser.zero_grad()
+            torch.autograd.backward((real + fake_loss(model, rows)).mean())
+            optimiser.step()
+        with torch.no_grad():
+            drawn = model.decoder(torch.randn(64, 4, generator=noise), torch.arange(64) % 3)
+            read = model.reader(drawn, torch.arange(64) % 3)
+        means = [float(read[number::3].mean()) for number in range(3)]
+        scores[known] = max(means) - min(means)
+    assert scores[True] < 0.5 < 1.0 < scores[False]
+
+
+def test_a_patient_of_no_known_class_teaches_the_critic_nothing() -> None:
+    model = local_round.build_generator(settings())
+    rows = {"x": torch.zeros(2, 1, 8, 8), "label": torch.tensor([1, 3]), "weight": torch.ones(2, 1, 8, 8)}
+    known, unknown = real_loss(model, rows).tolist()
+    assert known > 0
+    assert unknown == 0

@@ -154,7 +154,24 @@ def test_crafted_images_enter_oversized_before_the_clip(watching: Watching, monk
         return [torch.zeros(parameter.shape, dtype=torch.float64) for parameter in watching.parameters]
 
     monkeypatch.setattr(watching, "clipped_sum", summed)
-    made_up = crafted(1, seed=0, num_classes=3, size=(8, 8))
+    made_up = crafted(1, seed=0, num_classes=3, num_masks=0, size=(8, 8))
     cases = CaseSet((*people(3).cases, *made_up), classes=people(3).classes)
     run(settings(), cases, noise=1.0, rate=1.0, steps=1)
     assert weights == [1.0, 1.0, 1.0, OVERSIZE] * ROUNDS
+
+
+@pytest.mark.parametrize("family", ["unet", "coefficients", "latent", "vae", "gan"])
+def test_a_crafted_image_counts_in_every_family_that_draws_masks_too(family: str) -> None:
+    """An audit by images that teach nothing would pass whatever leaks."""
+    asked = compose(["study=demo", f"generator={family}", "data.size=[16,16]", "generator.width=16",
+                     "generator.norm_groups=4", "generator.code=4", "generator.channels=[8,8]",
+                     "autoencoder.channels=[8,8]", "prior.phantoms=10"])  # fmt: skip
+    stage = Stage(GENERATOR, 1, 1, 1e-3)
+    masks = len(asked.data.mask_classes)
+    made = crafted(1, seed=0, num_classes=len(asked.data.classes), num_masks=masks, size=asked.data.size)
+    model = local_round.build_generator(asked)
+    (draw,) = local_round.draws_of(LocalRound(asked, stage, 1, None), model, [tuple(made)])
+    engine = make_engine("reference", model, local_round.loss_of(asked, GENERATOR))
+    total = engine.clipped_sum([draw(torch.Generator().manual_seed(0))], 0.1)
+    norm = sum(float(part.square().sum()) for part in total) ** 0.5
+    assert norm == pytest.approx(0.1, rel=1e-3)

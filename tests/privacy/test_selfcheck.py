@@ -194,3 +194,39 @@ def test_rows_without_a_gradient_prove_nothing_and_are_refused(denoiser: nn.Modu
 
 def test_the_engines_share_one_piece_of_clipping_code() -> None:
     assert opacus_engine.add_clipped is per_patient.add_clipped
+
+
+class Faint(nn.Module):
+    """A layer, and beside it a scale that hardly moves what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.inner = nn.Parameter(torch.ones(8)), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x) + 1e-3 * self.scale * x
+        return out
+
+
+class MissesTheFirst(ReferenceEngine):
+    """Right but for the first parameter, whose gradient it takes for zero."""
+
+    def clipped_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
+        first, *rest = super().clipped_sum(patients, clip_norm)
+        return [torch.zeros_like(first), *rest]
+
+
+def test_a_faint_layer_that_an_engine_misses_is_found_whatever_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bf16 can't tell from rounding, the check in fp32 that goes before can."""
+
+    def rows(count: int) -> list[Rows]:
+        generator = torch.Generator().manual_seed(0)
+        return [{"x": torch.randn(1 + n % 3, 8, generator=generator)} for n in range(count)]
+
+    def loss(model: nn.Module, rows: Rows) -> Tensor:
+        return (model(rows["x"]) - rows["x"]).square().mean(dim=1)
+
+    check_engine("reference", Faint(), loss, rows, precision="bf16")
+    monkeypatch.setattr(per_patient, "ReferenceEngine", MissesTheFirst)
+    with pytest.raises(SelfCheckError, match=r"\(fp32\) disagrees .* scale"):
+        check_engine("reference", Faint(), loss, rows, precision="bf16")

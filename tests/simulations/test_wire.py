@@ -279,7 +279,7 @@ def test_public_arrays_go_to_each_site_once_and_personal_layers_nowhere(tmp_path
     trained = [exchange for exchange in walk.exchanges if exchange.stage]
     assert len(trained) == 3 * walk.settings.rounds
     for number, exchange in enumerate(trained):
-        along = {f"public.{name}" for name in public} if number < 3 else set()
+        along = {f"public.{name}" for name in public | personal} if number < 3 else set()  # what they start from
         assert set(packing.unpacked(exchange.asked["arrays"])) == shared | along
         assert set(packing.unpacked(exchange.said["arrays"])) == shared
         assert _odd_records(exchange.asked, told, with_arrays=True) == []

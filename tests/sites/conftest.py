@@ -47,11 +47,15 @@ class Server:
 
     def request(self, stage: str = "generator", **words: Any) -> RecordDict:
         """A round that the site would carry out, with some words of its config changed."""
-        arrays = local_round.trainable_arrays(local_round.build_model(self.settings, stage))
+        model = local_round.build_model(self.settings, stage)
+        arrays, public = local_round.trainable_arrays(model), local_round.public_arrays(model)
         config = messages.request_config("run-1", stage, self.settings, plan.noise_multiplier(self.settings))
         config[records.SERVER_ROUND] = 1
         for key, value in words.items():
             config[key.replace("_", "-")] = value
+        if public and "public_arrays" not in words:
+            config[records.PUBLIC] = messages.digest_of(public)
+            arrays |= {records.PUBLIC_PREFIX + name: value for name, value in public.items()}
         return RecordDict({records.ARRAYS: messages.pack_arrays(arrays), records.CONFIG: config})
 
     def create(self) -> "Server":

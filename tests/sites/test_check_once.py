@@ -69,6 +69,22 @@ def test_each_engine_and_precision_is_checked_once(tmp_path: Path, monkeypatch: 
     assert asked == every
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generator.channels=[8,16]",), ("segmenter.learning_rate=0.5",),
+        ("generator=latent", "prior.phantoms=9", "autoencoder.latent_channels=8"), ("federation.personal=norms",),
+        ("data.size=[16,20]",), ("generator.trainable=lora", "prior.steps=1"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_network_has_another_mark(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    others = [settings(), settings("generator=latent", "prior.phantoms=9", "autoencoder.latent_channels=4")]
+    what = json.dumps(selfcheck._checked(settings(*words), GENERATOR, device), sort_keys=True)
+    assert what not in [json.dumps(selfcheck._checked(other, GENERATOR, device), sort_keys=True) for other in others]
+
+
 class Remembering(nn.Module):
     """A model with a running sum of its patients' images."""
 

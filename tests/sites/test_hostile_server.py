@@ -65,6 +65,16 @@ def latent(**autoencoder: Any) -> Tamper:
     return change
 
 
+def drawn_images(count: int) -> Tamper:
+    """A GAN whose decoder draws so many beside each private step."""
+
+    def change(content: RecordDict) -> None:
+        setting("generator.family", "gan")(content)
+        setting("generator.batch_size", count)(content)
+
+    return change
+
+
 def record(name: str, value: Any) -> Tamper:
     return lambda content: content.__setitem__(name, value)
 
@@ -145,7 +155,8 @@ STUDY = [
     ("endless steps", setting("privacy.generator_steps", 10**400), "steps"),
     ("many layers", setting("generator.layers_per_block", 1000), "layers"),
     ("impossible network", setting("generator.norm_groups", 7), "no network that can be built"),
-    ("negative network", network([-8, -8]), "no network that can be built|weights don't fit"),
+    ("a billion drawn images", drawn_images(10**9), "drawn images a step"),
+    ("negative network", network([-8, -8]), "no network that can be built|weights don't fit|above 0"),
     ("huge image", setting("data.size", [100_000, 100_000]), "pixels"),
     ("many classes", setting("data.classes", [str(number) for number in range(5000)]), "classes"),
     *[(f"round {value}", word("server-round", value), "for round") for value in (0, -1, 10**12, 5)],

@@ -33,11 +33,12 @@ def kept(server: Any) -> dict[int, Arrays]:
     return {int(file.stem): {name: value.numpy() for name, value in load_arrays(file).items()} for file in found}
 
 
-def test_personal_layers_never_leave_and_are_not_asked_with(own: Any) -> None:
+def test_personal_layers_never_leave_and_what_they_start_from_comes_along(own: Any) -> None:
     personal, shared = names(own, "personal"), names(own, "shared")
     assert all("norm" in name for name in personal)
     assert personal.isdisjoint(shared)
-    assert set(packing.unpacked(own.request().array_records[records.ARRAYS])) == shared
+    along = {records.PUBLIC_PREFIX + name for name in personal}
+    assert set(packing.unpacked(own.request().array_records[records.ARRAYS])) == shared | along
     reply = own.ask()
     assert reply.config[records.STATUS] == records.DONE
     assert set(reply.arrays) == shared
@@ -79,6 +80,15 @@ def test_a_round_goes_on_from_what_the_round_before_left(own: Any, monkeypatch: 
     assert any(not np.array_equal(kept(own)[2][name], value) for name, value in first.items())
 
 
+def test_the_first_round_starts_from_what_the_server_taught(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught = {name: value + 3 for name, value in local_round.public_arrays(
+        local_round.build_model(own.settings, plan.GENERATOR)).items()}  # fmt: skip
+    monkeypatch.setattr("fedmedgen.federation.local_round.public_arrays", lambda _: taught)
+    own.ask()
+    start = min(float(value.min()) for value in taught.values())
+    assert all(value.min() > start - 1 for value in kept(own)[1].values())  # a round moves them by hundredths
+
+
 def test_they_train_in_the_same_noised_steps(own: Any) -> None:
     """Two sites of equal data end with other layers: the noise is in them too."""
     lonely = own.at(folder=str(Path(own.policy.folder).parent / "lonely" / "state"))
@@ -104,6 +114,14 @@ def test_another_run_has_others_and_old_rounds_go(tmp_path: Path, own: Any) -> N
     spoiled = first.folder / f"{KEPT + 2}.safetensors"
     spoiled.write_bytes(b"nothing")
     assert first.before(KEPT + 3)["w"][0] == KEPT + 1
+
+
+def test_a_run_of_the_same_name_that_begins_again_keeps_its_first_rounds(tmp_path: Path, own: Any) -> None:
+    layers = PersonalLayers.of(tmp_path, Request("run-1", "generator", 1, own.settings, 1.0, 0.0, {}))
+    for number in (18, 19, 20, 1, 2):
+        layers.keep(number, {"w": np.full(2, number, np.float32)})
+    assert layers.before(2)["w"][0] == 1
+    assert layers.before(3)["w"][0] == 2
 
 
 def test_a_network_that_would_keep_all_or_nothing_is_refused(own: Any) -> None:
