@@ -77,7 +77,7 @@ def page(rows: Sequence[Compared]) -> Iterator[str]:
     yield from ("# Each family of generators on both backends", "", f"`{COMMAND}`", "")
     yield f"- {datetime.date.today().isoformat()}, commit {code_commit()}, {machine()}"
     yield "- PneumoniaMNIST at four sites, epsilon 10: a release, 50 steps at the server, two rounds of three"
-    yield "  DP-SGD steps (*moments*: two releases); 64 cases drawn. *flower*: on Ray; seconds from the server's start on"
+    yield "  DP-SGD steps (*moments*: two releases); 64 cases drawn. *flower*: on Ray; seconds since the server's start"
     yield "- *difference*: the largest of any number that the generator is saved with; *of pixels*: of any case, in 255"
     yield ""
     head = ("family", "epsilon", "numbers", "difference", "of pixels",
