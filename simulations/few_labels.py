@@ -10,6 +10,7 @@ leaves its mark in RUNS/few-labels-taken, to be removed by hand.
 
 import argparse
 import csv
+import io
 import logging
 import sys
 import time
@@ -29,7 +30,8 @@ from fedmedgen.data.partition import held
 from fedmedgen.evaluation.segmentation import score
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import Settings
-from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
+from server.run_store import write_text
+from simulations.few_labels_ablations import ABLATIONS, LABELS, of_row, source_of
 from simulations.few_labels_ablations import DRAWS as ABLATION_DRAWS
 from simulations.few_labels_page import page
 from simulations.few_labels_rows import ROWS, Cell, pretrained
@@ -92,10 +94,14 @@ class Cells:
         self.path, self.runs = path, runs
 
     def read(self) -> list[Found]:
+        """Whole rows; a last line that a kill cut short is dropped from the file."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        text = self.path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            write_text(self.path, whole)
+        return list(csv.DictReader(io.StringIO(whole)))
 
     def once(self, cell: Cell, test: CaseSet, on: str) -> float:
         """Dice on all of the cases, measured now unless it stands in the CSV."""
@@ -117,7 +123,7 @@ class Cells:
 
     def take(self, cell: Cell) -> bool:
         """Whether the cell is this process's to compute: nobody has done or begun it."""
-        mark = self.runs / f"{self.path.stem}-taken" / f"{cell.row}-{cell.labels}-{cell.draw}"
+        mark = self._mark(cell)
         mark.parent.mkdir(parents=True, exist_ok=True)
         done = any(
             (row["row"], row["labels"], row["draw"], row["site"]) == (cell.row, str(cell.labels), str(cell.draw), "all")
@@ -129,16 +135,23 @@ class Cells:
                 return True
         return False
 
+    def give_back(self, cell: Cell) -> None:
+        """A cell that was taken and isn't done is anybody's again."""
+        self._mark(cell).unlink(missing_ok=True)
+
+    def _mark(self, cell: Cell) -> Path:
+        return self.runs / f"{self.path.stem}-taken" / f"{cell.row}-{cell.labels}-{cell.draw}"
+
 
 def cells_of(
     rows: Sequence[str], task: Task, cells: Cells, settings: Settings, pool: list[Case], validation: CaseSet
 ) -> Iterator[Cell]:
     """Every cell, most valuable first: row by row, and of a row the middle number of labels first."""
     for row in rows:
-        if not pretrained(row, cells.runs):
+        if not pretrained(source_of(row), cells.runs):
             continue
         if row in ABLATIONS:
-            rate = tuned_rate(OF, cells, settings, pool, validation, task.rates)
+            rate = tuned_rate(of_row(row), cells, settings, pool, validation, task.rates)
             for draw in range(ABLATION_DRAWS):
                 yield Cell(row, LABELS, draw, rate, settings, _drawn(pool, LABELS, draw), pool, cells.runs)
             continue
@@ -187,7 +200,11 @@ def main(words: Sequence[str] | None = None) -> int:
     wanted = cells_of(args.rows or task.rows, task, cells, settings, pool, validation)
     for cell in track(wanted, "cells", console=Console(stderr=True)):
         if cells.take(cell):
-            cells.add(measured(cell, test))
+            try:
+                cells.add(measured(cell, test))
+            except BaseException:
+                cells.give_back(cell)
+                raise
             write_page(args.out / f"{name}.md", args.task, cells)
     write_page(args.out / f"{name}.md", args.task, cells)
     return 0

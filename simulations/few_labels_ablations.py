@@ -1,4 +1,4 @@
-"""What matters in fine-tuning a pre-trained denoiser: each row changes one thing of "ptdr-federated", at 5 labels."""
+"""What matters in fine-tuning a pre-trained denoiser: each changes one thing of a row, at 5 labels."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,16 +8,40 @@ import torch
 
 from fedmedgen.federation import local_round
 from fedmedgen.training.checkpoints import load_arrays
-from simulations.few_labels_rows import Cell, Predict, denoiser_of, fresh, masks_of, ptdr, scratch, seeded, tuned
+from simulations.few_labels_rows import (
+    SOURCES,
+    Cell,
+    Predict,
+    denoiser_of,
+    fresh,
+    masks_of,
+    ptdr,
+    scratch,
+    seeded,
+    tuned,
+)
 
 OF = "ptdr-federated"
 LABELS, DRAWS = 5, 3
+OTHERS = {"scratch without warp": "scratch"}  # changes of another row, at its learning rate and held against it
 
 
 def with_settings(cell: Cell, row: Callable[[Cell], Predict] = ptdr, **changes: object) -> Predict:
     """The row under another setting of the segmenter."""
     segmenter = replace(cell.settings.segmenter, **changes)  # type: ignore[arg-type]
     return row(_as_pretrained(cell, settings=replace(cell.settings, segmenter=segmenter)))
+
+
+def source_of(row: str) -> str | None:
+    """The pre-training that a row, or a change of one, starts from."""
+    if row not in ABLATIONS:
+        return SOURCES.get(row)
+    return "short" if row == "3 rounds of pre-training" else SOURCES.get(of_row(row))
+
+
+def of_row(name: str) -> str:
+    """The row that an ablation changes one thing of."""
+    return OTHERS.get(name, OF)
 
 
 def with_rate(cell: Cell, rate: float) -> Predict:

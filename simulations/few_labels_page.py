@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from simulations.few_labels_ablations import ABLATIONS, LABELS, OF
+from simulations.few_labels_ablations import ABLATIONS, LABELS, OF, of_row
 from simulations.few_labels_rows import ROWS
 from simulations.few_labels_tasks import TASKS
 from simulations.grid_table import code_commit, machine
 
 COMMAND = "python -m simulations.few_labels --out docs/results"
-BASE = "scratch"
+BASE, TWICE = "scratch", "scratch-2x"
 REMARKS = {
     "pairs-": "- pairs-…: not few labels, but the synthetic pairs of a study that learned from all masks of both "
     "sites, those of the patients set apart among them",
@@ -40,7 +40,8 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     yield f"- labels from {whose}, up to {known.draws} draws; test patients of all sites"
     yield "- equal fine-tuning steps and augmentation for every row (scratch-2x takes twice as many, self-training as"
     yield "  many for its teacher); the learning rate of each row is the best of the same three, at 5 labels of one"
-    yield "  more draw, on training patients set apart"
+    yield "  more draw, on training patients set apart (of which at an edge of the three: see below)"
+    yield "- one pre-training seed a row: intervals are over draws of the labels, not over runs of the pre-training"
     yield from (words for row, words in REMARKS.items() if any(name.startswith(row) for name in names))
     if not whole:
         return
@@ -49,29 +50,24 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     yield f"|{' --- |' * (len(counts) + 2)}"
     for name in names:
         cells = [_mean([value for key, value in whole.items() if key[:2] == (name, count)]) for count in counts]
-        yield f"| {name} | {' | '.join(cells)} | {_mean([value for key, value in whole.items() if key[0] == name])} |"
-    words = (
-        f"Gain over {BASE} in points of Dice, paired by draw; 95 % interval (t over draws, each the mean of its counts,"
-    )
-    yield from ("", f"{words} since fewer labels of a draw are among its more):", "")
-    yield f"| row | {' | '.join(map(str, counts))} | all | draws |"
-    yield f"|{' --- |' * (len(counts) + 3)}"
-    for name in names:
-        if name != BASE:
-            pairs = {count: _gains(whole, name, count) for count in counts}
-            shown = [f"{np.mean(list(found.values())):+.1f}" if found else "" for found in pairs.values()]
-            by_draw = _by_draw(list(pairs.values()))
-            yield f"| {name} | {' | '.join(shown)} | {_interval(by_draw)} | {len(by_draw)} |"
+        mean = _mean([value for key, value in whole.items() if key[0] == name]) if all(cells) else ""
+        yield f"| {name} | {' | '.join(cells)} | {mean} |"
+    yield from _gained(whole, names, counts, BASE, "each the mean of its counts, since fewer labels are among more")
+    if any(key[0] == TWICE for key in whole):
+        yield from _gained(whole, names, counts, TWICE, "each the mean of its counts; scratch with twice the steps")
     sites.remove("all")
-    yield from ("", "By site of the test patients, mean of all cells; HD95 in pixels, of masks not empty:", "")
-    yield f"| row | {' | '.join(f'Dice, {site} | HD95, {site}' for site in sites)} |"
-    yield f"|{' --- |' * (2 * len(sites) + 1)}"
+    words = "HD95 in pixels, of the masks that are not empty; *missed*: the share of cases in which nothing is found"
+    yield from ("", f"By site of the test patients, mean of all cells; {words}:", "")
+    yield f"| row | {' | '.join(f'Dice, {site} | HD95, {site} | missed, {site}' for site in sites)} |"
+    yield f"|{' --- |' * (3 * len(sites) + 1)}"
     for name in names:
         shown = [cell for site in sites for cell in _of_site(rows, site, name)]
         yield f"| {name} | {' | '.join(shown)} |"
     yield from _ablations(whole)
     rates = {row["row"]: row["rate"] for row in rows if row["site"] == "all"}
-    yield from ("", "Learning rates: " + ", ".join(f"{name} {float(rates[name]):g}" for name in names) + ".")
+    edges = (min(known.rates), max(known.rates))
+    told = (f"{name} {float(rates[name]):g}{' (an edge)' * (float(rates[name]) in edges)}" for name in names)
+    yield from ("", "Learning rates: " + ", ".join(told) + ".")
     yield from ("", "Pre-trained, or pairs drawn, by `fedmedgen simulate` and:", "")
     yield from (f"- {name}: `{' '.join((*run.common, *run.words))}`" for name, run in known.pretrained.items())
 
@@ -80,17 +76,32 @@ def _commits(rows: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(row["commit"] for row in rows)) or code_commit()
 
 
+def _gained(
+    whole: Mapping[Key, float], names: Sequence[str], counts: Sequence[int], base: str, how: str
+) -> Iterator[str]:
+    """What each row has over another at the same labels."""
+    words = f"Gain over {base} in points of Dice, paired by draw; 95 % interval (t over draws, {how}):"
+    yield from ("", words, "", f"| row | {' | '.join(map(str, counts))} | all | draws |")
+    yield f"|{' --- |' * (len(counts) + 3)}"
+    for name in names:
+        if name != base:
+            pairs = {count: _gains(whole, name, count, base) for count in counts}
+            shown = [f"{np.mean(list(found.values())):+.1f}" if found else "" for found in pairs.values()]
+            by_draw = _by_draw(list(pairs.values()))
+            yield f"| {name} | {' | '.join(shown)} | {_interval(by_draw)} | {len(by_draw)} |"
+
+
 def _ablations(whole: Mapping[Key, float]) -> Iterator[str]:
     """What each change of one thing costs or brings."""
     known = [name for name in (OF, *ABLATIONS) if any(key[:2] == (name, LABELS) for key in whole)]
     if len(known) < 2:
         return
-    yield from ("", f"One thing changed of {OF}, at {LABELS} labels; points of Dice against it, paired by draw:", "")
-    yield from ("| change | Dice, same draws | difference | pairs |", "| --- | --- | --- | --- |")
+    yield from ("", f"One thing changed of a row, at {LABELS} labels; points of Dice against it, paired by draw:", "")
+    yield from ("| change | of | Dice, same draws | difference | pairs |", "| --- | --- | --- | --- | --- |")
     for name in known[1:]:
-        gains = list(_gains(whole, name, LABELS, base=OF).values())
+        gains = list(_gains(whole, name, LABELS, base=of_row(name)).values())
         own = [value for key, value in whole.items() if key[:2] == (name, LABELS)]
-        yield f"| {name} | {_mean(own)} | {_interval(gains)} | {len(gains)} |"
+        yield f"| {name} | {of_row(name)} | {_mean(own)} | {_interval(gains)} | {len(gains)} |"
 
 
 def _by_cell(rows: Sequence[Mapping[str, Any]], site: str, figure: str) -> dict[Key, float]:
@@ -102,10 +113,10 @@ def _by_cell(rows: Sequence[Mapping[str, Any]], site: str, figure: str) -> dict[
 
 
 def _of_site(rows: Sequence[Mapping[str, Any]], site: str, name: str) -> list[str]:
-    """Dice and HD95 of a row's cells on one site's test patients."""
+    """Dice, HD95 and the share missed of a row's cells on one site's test patients."""
     return [
         _mean([value for key, value in _by_cell(rows, site, figure).items() if key[0] == name], places=places)
-        for figure, places in (("dice", 3), ("hd95", 1))
+        for figure, places in (("dice", 3), ("hd95", 1), ("missed", 2))
     ]
 
 

@@ -34,18 +34,24 @@ RELEASED = (
     "data.unlabelled=[]", "statistics.share=1", "curriculum.steps=2500", "curriculum.batch_size=16",
     "prior.phantoms=1000",
 )  # fmt: skip
+POOLED = ("data.partition=even", "data.sites=1", "federation.min_sites=1")
+
+
+def only(site: str) -> tuple[str, ...]:
+    """One hospital's own radiographs."""
+    return (f"data.only=[{site}]", "data.unlabelled=[]", "federation.min_sites=1")
+
+
 LUNGS = {
     "federated": Pretraining(OPEN),
     "federated-long": Pretraining((*OPEN, "generator.local_steps=240")),
     "federated-longer": Pretraining((*OPEN, "generator.local_steps=480")),
     "federated-low": Pretraining((*OPEN, *LOW, "generator.local_steps=240")),
     "short": Pretraining((*OPEN, "rounds=3")),
-    "local": Pretraining(
-        (*OPEN, "data.only=[shenzhen]", "data.unlabelled=[]", "federation.min_sites=1", "generator.local_steps=160")
-    ),
-    "centralised": Pretraining(
-        (*OPEN, "data.partition=even", "data.sites=1", "federation.min_sites=1", "generator.local_steps=320")
-    ),
+    "local": Pretraining((*OPEN, *only("shenzhen"), "generator.local_steps=160")),
+    "local-long": Pretraining((*OPEN, *only("shenzhen"), "generator.local_steps=480")),
+    "centralised": Pretraining((*OPEN, *POOLED, "generator.local_steps=320")),
+    "centralised-long": Pretraining((*OPEN, *POOLED, "generator.local_steps=960")),
     "autoencoder": Pretraining((*OPEN, "generator.noise_std=0.001", "generator.noise_mean=-1.5")),
     "eps10": Pretraining(("privacy=eps10", *RELEASED)),
     "eps1": Pretraining(("privacy=eps1", *RELEASED)),

@@ -53,9 +53,8 @@ class Cell:
         return self.settings.segmenter.local_steps
 
 
-def pretrained(row: str, runs: Path) -> bool:
+def pretrained(source: str | None, runs: Path) -> bool:
     """Whether the run that a row starts from has ended; rows that start from none are ready."""
-    source = SOURCES.get(row)
     return source is None or (runs / f"pretrain-{source}" / "generator" / "model_index.json").is_file()
 
 
@@ -113,8 +112,9 @@ def scratch(cell: Cell, *, times: int = 1) -> Predict:
 def self_training(cell: Cell) -> Predict:
     """A teacher from the labels marks the site's other radiographs; a student learns from both, half and half."""
     teacher = scratch(cell)
-    own = {case.name for case in cell.labelled}
-    others = [case for case in cell.pool if case.name not in own][:PSEUDO]
+    own = {(case.site, case.name) for case in cell.labelled}
+    others = [case for case in cell.pool if (case.site, case.name) not in own]
+    others = sorted(others, key=lambda case: seed_of(0, "pseudo", case.site, case.name))[:PSEUDO]  # of every class
     with torch.no_grad():
         guesses = teacher(torch.from_numpy(np.stack([case.image for case in others]))).to(torch.uint8).numpy()
     marked = [_with_mask(case, guess) for case, guess in zip(others, guesses, strict=True)]
@@ -212,12 +212,15 @@ ROWS: dict[str, Callable[[Cell], Predict]] = {
     "ptdr-federated-longer": ptdr,
     "ptdr-federated-low": ptdr,
     "ptdr-local": ptdr,
+    "ptdr-local-long": ptdr,
+    "ptdr-local-montgomery": ptdr,
     "ptdr-eps10": ptdr,
     "pairs-none": pairs,
     "pairs-eps10": pairs,
     "scratch-2x": partial(scratch, times=2),
     "ptdr-phantoms": ptdr,
     "ptdr-centralised": ptdr,
+    "ptdr-centralised-long": ptdr,
     "ptdr-eps1": ptdr,
     "pairs-eps1": pairs,
     "self-training": self_training,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from simulations.few_labels_ablations import ABLATIONS
-from simulations.few_labels_pretraining import LOW, LUNGS, Pretraining
+from simulations.few_labels_pretraining import LOW, LUNGS, OPEN, Pretraining, only
 from simulations.few_labels_rows import ROWS
 
 RATES = (1e-3, 3e-3, 6e-3)
@@ -50,7 +50,13 @@ class Task:
 FEW = ("study=few-labels", "privacy=none", "data.unlabelled=[]")
 TASKS = {
     "lungs": Task(words=FEW, labelled_at="shenzhen"),
-    "lungs-montgomery": Task(words=FEW, labelled_at="montgomery", draws=3, validation=20),
+    "lungs-montgomery": Task(
+        words=FEW, labelled_at="montgomery", draws=3, validation=20,
+        pretrained={
+            **{name: run for name, run in LUNGS.items() if not name.startswith("local")},
+            "local-montgomery": Pretraining((*OPEN, *only("montgomery"), "generator.local_steps=160")),
+        },
+    ),
     "lungs-both": Task(
         words=FEW, labelled_at="", counts=(5, 20), draws=5,
         rows=("scratch", "ptdr-federated-long", "scratch-fedavg", "ptdr-fedavg"),

@@ -18,10 +18,10 @@ from fedmedgen.models.saving import save_generator
 from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import save_arrays
 from simulations import few_labels, few_labels_ablations, few_labels_rows
-from simulations.few_labels_ablations import ABLATIONS
+from simulations.few_labels_ablations import ABLATIONS, source_of
 from simulations.few_labels_page import page
 from simulations.few_labels_pretraining import LUNGS
-from simulations.few_labels_rows import ROWS, SOURCES, Cell, denoiser_of, fresh, pretrained, tuned
+from simulations.few_labels_rows import ROWS, Cell, denoiser_of, fresh, pretrained, tuned
 from simulations.few_labels_tasks import TASKS, Task
 
 TINY = ("study=demo", "smoke=true", "privacy=none", "data.size=[32,32]", "generator.with_masks=false",
@@ -39,7 +39,7 @@ def runs(tmp_path_factory, settings):
     folder = tmp_path_factory.mktemp("runs")
     denoiser = local_round.build_model(settings, plan.GENERATOR)
     assert isinstance(denoiser, Denoiser)
-    for name in LUNGS:
+    for name in {source_of(row) for row in ROWS} - {None} | set(LUNGS):
         save_generator(denoiser, folder / f"pretrain-{name}" / "generator", card={})
         (folder / f"pretrain-{name}" / "checkpoint").mkdir()
         arrays = {f"weights/{key}": value.detach() for key, value in denoiser.named_parameters()}
@@ -64,7 +64,7 @@ def cell(settings, runs):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_marks_every_pixel_of_every_image(cell, row):
-    assert pretrained(row, cell.runs)
+    assert pretrained(source_of(row), cell.runs)
     predict = ROWS[row](replace(cell, row=row))
     with torch.no_grad():
         masks = predict(torch.from_numpy(np.stack([case.image for case in cell.pool])))
@@ -95,9 +95,43 @@ def test_only_the_layers_named_are_trained(cell, monkeypatch):
 
 
 def test_a_row_waits_for_its_pretraining(cell, tmp_path):
-    assert not pretrained("ptdr-federated", tmp_path)
-    assert pretrained("scratch", tmp_path)
-    assert set(SOURCES.values()) == set(LUNGS)
+    waiting = {row for row in (*ROWS, *ABLATIONS) if not pretrained(source_of(row), tmp_path)}
+    alone = {"mean-mask", "scratch", "scratch-2x", "self-training", "scratch-fedavg", "scratch without warp"}
+    assert waiting == {*ROWS, *ABLATIONS} - alone
+    assert {source_of(row) for row in waiting} == set().union(*(task.pretrained for task in TASKS.values()))
+
+
+def test_a_hospitals_own_pretraining_is_of_the_hospital_whose_masks_there_are():
+    for task in TASKS.values():
+        for name, run in task.pretrained.items():
+            if name.startswith("local") and task.labelled_at in ("shenzhen", "montgomery"):
+                assert compose([*run.common, *run.words]).data.only == (task.labelled_at,), name
+
+
+def test_what_self_training_labels_has_the_classes_of_its_pool(settings, cell, monkeypatch):
+    named = [replace(cell.pool[0], name=f"{number:04d}", label=int(number >= 300)) for number in range(600)]
+    seen = []
+    monkeypatch.setattr(few_labels_rows, "scratch", lambda _: lambda images: torch.zeros(len(images), 32, 32))
+    monkeypatch.setattr(few_labels_rows, "tuned", lambda model, _, cases, **__: seen.append(cases) or model)
+    few_labels_rows.self_training(replace(cell, pool=named, labelled=named[:2]))
+    marked = {case.name for case in seen[0]} - {"0000", "0001"}
+    assert len(marked) == few_labels_rows.PSEUDO
+    assert 0.4 < sum(int(name) >= 300 for name in marked) / len(marked) < 0.6
+
+
+def test_a_cell_that_breaks_off_is_taken_again_and_a_line_cut_short_is_dropped(cell, tmp_path):
+    cells = few_labels.Cells(tmp_path / "few.csv", tmp_path)
+    row = dict.fromkeys(few_labels.FIELDS, "1")
+    cells.add([row])
+    with cells.path.open("a") as file:
+        file.write("scratch,5,0,0.0")
+    assert cells.read() == [row]
+    cells.add([row])
+    assert cells.read() == [row, row]
+    assert cells.take(cell)
+    assert not cells.take(cell)
+    cells.give_back(cell)
+    assert cells.take(cell)
 
 
 def test_ptdr_starts_from_the_whole_denoiser_and_scratch_from_none_of_it(cell):
