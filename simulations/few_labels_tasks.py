@@ -54,7 +54,9 @@ TASKS = {
         words=FEW, labelled_at="montgomery", draws=3, validation=20,
         pretrained={
             **{name: run for name, run in LUNGS.items() if not name.startswith("local")},
-            "local-montgomery": Pretraining((*OPEN, *only("montgomery"), "generator.local_steps=160")),
+            "local-montgomery": Pretraining(
+                (*OPEN, *only("montgomery"), "data.labelled_sites=[]", "generator.local_steps=160")
+            ),
         },
     ),
     "lungs-both": Task(
