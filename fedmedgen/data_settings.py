@@ -13,7 +13,7 @@ class ColumnSettings:
     filename: str = "filename"
     label: str = "label"
     label_name: str = "label_name"
-    patient: str = "patient"
+    patient: str = "patient"  # or several, with commas between: the first that a table has
     split: str = "split"
 
 

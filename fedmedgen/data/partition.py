@@ -42,12 +42,14 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
 
     **Raises** `DataError` if that can't be reached.
     """
-    train = _with_few_masks(_with_rare_class(cases.of_split("train"), data, seed), data)
+    train = _with_rare_class(cases.of_split("train"), data, seed)
     if data.partition == "natural":
-        return {name: _capped(part, data.max_patients) for name, part in _natural(train, data.min_patients).items()}
+        kept = [_capped(part, data.max_patients) for part in _natural(train, data.min_patients).values()]
+        few = _with_few_masks(train.with_cases([case for part in kept for case in part]), data)
+        return {name: few.of_site(name) for name in few.sites}
+    train = _with_few_masks(train, data)
     units = list(train.by_patient().values())
-    if train.unit == "patient":
-        units = [tuple(replace(case, patient=f"{case.site}/{case.patient}") for case in unit) for unit in units]
+    units = [tuple(replace(one, patient=one.patient and f"{one.site}/{one.patient}") for one in unit) for unit in units]
     if len(units) < data.sites * data.min_patients:
         raise DataError(
             f"expected at least {data.min_patients} {train.unit}s for each of {data.sites} sites, got {len(units)} in "

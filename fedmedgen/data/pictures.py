@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fedmedgen.data import dicom
 from fedmedgen.data.cases import FloatArray
@@ -33,7 +33,7 @@ def read_grey(path: Path) -> tuple[FloatArray, str | None]:
 
 
 def read_pixels(path: Path) -> NDArray[np.generic]:
-    """The pixels ``[H, W]`` or ``[H, W, 3]`` as stored.
+    """The pixels ``[H, W]`` or ``[H, W, 3]`` as stored, turned as viewers turn them where the file asks for it (EXIF).
 
     **Raises** `Unusable` with the reason.
     """
@@ -45,7 +45,7 @@ def read_pixels(path: Path) -> NDArray[np.generic]:
                 frames = getattr(picture, "n_frames", 1)
                 if frames > 1:
                     raise Unusable("several-frames", frames=frames)
-                return _load(picture)
+                return _load(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError:
         raise Unusable("picture-too-large", most=100, height="over 13000", width="13000") from None
     except UnidentifiedImageError:

@@ -15,6 +15,7 @@ KINDS: dict[str, str] = {
     "file-unreadable": "the file can't be opened ({what}): give this program leave to read it, or copy it again",
     "picture-flat": "every pixel has the same value, so nothing is to be seen: remove it",
     "picture-not-finite": "some pixels are not finite numbers: export it again as whole numbers",
+    "mask-not-written": "its mask can't be written ({what}): give the picture another name",
     "several-frames": "expected one picture, got {frames} frames: export each as a file of its own",
     "mask-unreadable": "its mask {mask} can't be read as a picture: export the mask again or remove it",
     "mask-size": "its mask is {got} but the picture is {expected}: export the mask at the picture's size",

@@ -87,11 +87,18 @@ def _cells(line: bytes) -> list[str] | None:
         return None
 
 
+def patient_column(header: Sequence[str], columns: ColumnSettings) -> str | None:
+    """The first of the columns that may name the patient which a table has."""
+    names = (name.strip() for name in columns.patient.split(","))
+    return next((name for name in names if name in header), None)
+
+
 def _by_name_and_patient(
     lines: Sequence[Line], header: Sequence[str], columns: ColumnSettings
 ) -> dict[tuple[str, str], list[Line]]:
     """Lines that speak of one file for one patient; a line without a usable name stands alone."""
-    who = header.index(columns.patient) if columns.patient in header else len(header)
+    column = patient_column(header, columns)
+    who = len(header) if column is None else header.index(column)
     where, out = header.index(columns.filename), dict[tuple[str, str], list[Line]]()
     for line, cells in lines:
         name, patient = (cells[at].strip() if cells and at < len(cells) else "" for at in (where, who))
@@ -117,7 +124,8 @@ def _row(name: str, found: Sequence[Line], header: Sequence[str], columns: Colum
     split = said.get(columns.split, "")
     if columns.split in said and split not in SPLITS:
         raise Unusable("unknown-split", line=line, got=split)
-    return Row(line, _number(label, line), label_name or None, said.get(columns.patient) or None, split)
+    patient = said.get(patient_column(header, columns) or "")
+    return Row(line, _number(label, line), label_name or None, patient or None, split)
 
 
 def _number(label: str, line: int) -> int | None:

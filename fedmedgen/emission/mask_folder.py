@@ -1,5 +1,6 @@
 """Radiographs on disk to masks, overlays and a table of what the masks measure."""
 
+import errno
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,8 @@ from fedmedgen.errors import DataError
 from fedmedgen.models.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
+TABLE = "segments.csv"
+OF_ONE_FILE = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # not a full disk's, nor a lost one's
 _NO_PICTURE = "dicomdir"
 
 
@@ -52,7 +55,11 @@ def radiographs(place: Path) -> dict[str, Path]:
         raise DataError(f"expected a radiograph or a folder of them at {place}, found nothing: correct the path")
     files = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if path.is_file()}
     hidden = {name for name in files if name.startswith(".") or "/." in name}
-    found = {name: path for name, path in files.items() if name not in hidden and _may_be_picture(path)}
+    made = {table.parent for table in place.rglob(TABLE)}  # by this command, into a folder within
+    found = {
+        name: path for name, path in files.items()
+        if name not in hidden and not made & {*path.parents} and _may_be_picture(path)
+    }  # fmt: skip
     if not found:
         raise DataError(
             f"expected PNG or DICOM radiographs below {place}, found none among {len(files)} files: name another folder"
@@ -74,9 +81,10 @@ def names_of(files: Iterable[str]) -> dict[str, str]:
     count = Counter(stem.casefold() for stem in short.values())
     given: dict[str, str] = {}
     taken: set[str] = set()
+    folders = {str(parent).casefold() for name in short for parent in Path(name).parents}
     for name, stem in short.items():
         chosen = name if count[stem.casefold()] > 1 else stem
-        while chosen.casefold() in taken:
+        while chosen.casefold() in taken or f"{chosen}.png".casefold() in folders:
             chosen += "_"
         taken.add(chosen.casefold())
         given[name] = chosen
@@ -104,10 +112,15 @@ def write_masks(
                 outcome.rows.append({"file": name, "mask": f"{names[name]}.png", **row})
             except Unusable as unusable:
                 outcome.rejected.append(Rejected(name, unusable.kind, str(unusable)))
+            except OSError as error:
+                if error.errno not in OF_ONE_FILE:
+                    raise
+                reason = Unusable("mask-not-written", what=error.strerror or "an error of the disk")
+                outcome.rejected.append(Rejected(name, reason.kind, str(reason)))
             progress(number)
     finally:
         if outcome.rows:
-            write_table(out / "segments.csv", outcome.rows)
+            write_table(out / TABLE, outcome.rows)
     return outcome
 
 

@@ -10,15 +10,17 @@ import logging
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
+from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 from fedmedgen import __version__
 from fedmedgen.data.cases import MaskArray
@@ -34,6 +36,7 @@ IDENTITY = (
 )
 CARRIED = (*IDENTITY, "BodyPartExamined")
 PLACES = ("ImagePositionPatient", "ImageOrientationPatient")  # of slices; a radiograph is none
+STAND_IN = SecondaryCaptureImageStorage
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +51,7 @@ def patient_segmentation(mask: MaskArray, source: Path, mask_classes: Sequence[s
         for name in IDENTIFIERS:
             if not header.get(name):
                 raise Unusable("dicom-attribute", name=name)
-        carried = [deepcopy(header[name]) for name in CARRIED if name in header]
+        carried, own = [deepcopy(header[name]) for name in CARRIED if name in header], header.SOPClassUID
         try:
             file = _segmentation(mask, _plain(header), mask_classes, segmenter)
         except Exception as error:  # highdicom raises whatever an odd header makes it trip over
@@ -56,11 +59,24 @@ def patient_segmentation(mask: MaskArray, source: Path, mask_classes: Sequence[s
             raise Unusable("dicom-unreadable") from None
         for element in carried:
             file[element.tag] = element
+        file.walk(partial(_refer_to, own))
     return file
 
 
+def _refer_to(own: str, where: Dataset, element: DataElement) -> None:
+    """The source's own class where the stand-in's is named."""
+    if element.keyword == "ReferencedSOPClassUID" and element.value == STAND_IN:
+        where.ReferencedSOPClassUID = own
+
+
 def _plain(header: Dataset) -> Dataset:
-    """The header, less what highdicom would refuse it for: patient and study blank, no place in space."""
+    """The header, less what highdicom would refuse it for: patient and study blank, no place in space.
+
+    Of one frame and of a class that has no more, whatever the source's own: XA and RF may have several.
+    """
+    header.SOPClassUID = STAND_IN
+    if "NumberOfFrames" in header:
+        del header.NumberOfFrames
     for name in PLACES:
         if name in header:
             del header[name]

@@ -222,3 +222,18 @@ def test_the_masks_may_be_one_sites_alone_and_too_many_are_refused() -> None:
     assert _labelled(cases, labelled=0) == set()
     with pytest.raises(DataError, match="masks of 99 patients"):
         _labelled(cases, labelled=99)
+
+
+def test_a_site_without_ids_does_not_part_the_patients_of_another() -> None:
+    image = np.zeros((1, 8, 8), np.float32)
+    named = [Case(image, f"a-{number}", patient=f"p{number // 4}", site="north", split="train") for number in range(80)]
+    nameless = [Case(image, f"b-{number}", site="south", split="train") for number in range(40)]
+    parts = partition(CaseSet((*named, *nameless), ()), DataSettings(partition="even", sites=4, min_patients=1), seed=0)
+    where: dict[str, set[str]] = {}
+    for site, cases in parts.items():
+        for case in cases:
+            if case.patient:
+                where.setdefault(case.patient, set()).add(site)
+    assert len(where) == 20
+    assert all(len(sites) == 1 for sites in where.values())
+    assert sum(map(len, parts.values())) == 120

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedmedgen.data.pictures import read_grey
+from fedmedgen.data.pictures import read_grey, read_pixels
 from fedmedgen.data.pixels import mask_values, resize, resize_mask, to_grey
 from fedmedgen.data.rejection import Unusable
 
@@ -97,3 +97,11 @@ def test_mask_files_may_hold_class_numbers_or_spread_values(stored, count, expec
 def test_other_mask_values_are_refused(stored, count):
     with pytest.raises(Unusable, match="its mask holds"):
         mask_values(np.array([stored], np.uint16), count)
+
+
+def test_a_picture_that_asks_to_be_turned_is_read_as_viewers_show_it(tmp_path):
+    grey = np.arange(0, 192, 2, dtype=np.uint8).reshape(8, 12)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    Image.fromarray(grey).save(tmp_path / "a.png", exif=turned)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), np.rot90(grey, -1))

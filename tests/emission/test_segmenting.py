@@ -9,20 +9,29 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from diffusers import UNet2DModel
 from highdicom._standard_utils import check_required_attributes, get_iod_module_map, get_sop_class_iod_map
+from PIL import Image
 from pydicom import config
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+    generate_uid,
+)
 from torch import Tensor
 
 from fedmedgen import __version__
 from fedmedgen.data.pixels import mask_values, resize
 from fedmedgen.data.rejection import Unusable
-from fedmedgen.emission.mask_folder import names_of, radiographs
+from fedmedgen.emission.mask_folder import Wanted, names_of, radiographs, write_masks
 from fedmedgen.emission.overlay import COLOURS, colour_of, overlay
 from fedmedgen.emission.patient_segmentation import patient_segmentation
 from fedmedgen.emission.segmenting import inside, mask_of, measures, unfitted
 from fedmedgen.errors import DataError
+from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
 
 FRAME = (16, 16)
 MASKS = ("background", "lungs", "caries")
@@ -152,6 +161,36 @@ def test_pictures_are_found_at_any_depth_and_other_files_are_passed_over(tmp_pat
     assert list(radiographs(tmp_path / "a.png")) == ["a.png"]
 
 
+def test_what_was_made_of_radiographs_before_is_not_taken_for_more_of_them(tmp_path: Path) -> None:
+    for name in ("a.png", "deep/b.png", "out/masks/a.png", "out/overlays/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16)).save(tmp_path / name)
+    (tmp_path / "out" / "segments.csv").write_text("file\n")
+    assert set(radiographs(tmp_path)) == {"a.png", "deep/b.png"}
+    assert set(radiographs(tmp_path / "deep")) == {"b.png"}
+
+
+def test_a_name_that_no_mask_can_have_costs_that_picture_alone(
+    tmp_path: Path,
+) -> None:
+    unet = UNet2DModel(FRAME, 1, 2, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, num_class_embeds=2,
+                       down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
+    config = SegmenterConfig(mask_classes=("background", "lung"), size=FRAME, fit="pad", unshuffle=1, sigma_data=0.5,
+                             preconditioning="edm", noise_level=0.1)  # fmt: skip
+    files = {}
+    for name in ("a.jpg", "a.png/b.png", f"{'x' * 253}", "z.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "in" / name, format="PNG")
+        files[name] = tmp_path / "in" / name
+    outcome = write_masks(Segmenter(unet, config), files, tmp_path / "out", Wanted(fit="pad"))
+    assert [row["file"] for row in outcome.rows] == ["a.jpg", "a.png/b.png", "z.png"]
+    (bad,) = outcome.rejected
+    table = (Path(__file__).parents[2] / "docs" / "bad-input.md").read_text()
+    given = "for `segment`, a name of 253 letters, which is too long for the mask's"
+    assert f"| `{bad.kind}` | {given} | {bad.reason} |" in table
+
+
 def test_nothing_to_mark_is_an_error_that_names_the_place(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(DataError, match="found none among 1 files"):
@@ -212,6 +251,18 @@ def test_a_seg_is_of_its_sources_patient_and_study_and_refers_to_it(tmp_path: Pa
     assert series.SeriesInstanceUID == patient.SeriesInstanceUID != file.SeriesInstanceUID
     assert instance.ReferencedSOPInstanceUID == patient.SOPInstanceUID != file.SOPInstanceUID
     assert "SyntheticData" not in file
+
+
+@pytest.mark.parametrize("kind", [XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage,
+                                  MultiFrameGrayscaleWordSecondaryCaptureImageStorage])  # fmt: skip
+@pytest.mark.parametrize("frames", [{}, {"NumberOfFrames": 1}], ids=["", "one frame"])
+def test_a_class_that_may_have_several_frames_gets_a_seg_too(kind: str, frames: dict[str, int], tmp_path: Path) -> None:
+    patient = source(tmp_path / "x.dcm", SOPClassUID=kind, Modality="XA", **frames)
+    file = made(regions(), tmp_path / "x.dcm")
+    (instance,) = file.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert (instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID) == (kind, patient.SOPInstanceUID)
+    named = [element.value for element in file.iterall() if element.keyword == "ReferencedSOPClassUID"]
+    assert set(named) == {kind}
 
 
 def test_its_segments_are_automatic_by_this_program_and_its_version(tmp_path: Path) -> None:
