@@ -51,13 +51,14 @@ def _checked(settings: Settings, stage: str, device: torch.device) -> list[Any]:
     if device.type == "cuda":
         machine.append(torch.cuda.get_device_name(device))
     code = [os.environ.get(BUNDLE), __version__, torch.__version__, version("diffusers"), version("opacus")]
-    how = [settings.privacy.engine, settings.privacy.precision]
+    how = [settings.privacy.engine, settings.privacy.precision, settings.privacy.noise_draws]
     networks = [mapping["generator"], mapping["autoencoder"], mapping["segmenter"], mapping["federation"]["personal"]]
     return [stage, *networks, data, how, machine, code]
 
 
 def random_rows(settings: Settings, stage: str, model: nn.Module, num_patients: int) -> list[dict[str, Tensor]]:
-    """Rows of patients made of noise: the check reads no real case."""
+    """Rows of patients made of noise, as many as the study's patients may have: the check reads no real case."""
+    most = local_round.most_images(settings, stage)
     generator = torch.Generator().manual_seed(0)
     random = np.random.default_rng(0)
     height, width = settings.data.size
@@ -70,8 +71,8 @@ def random_rows(settings: Settings, stage: str, model: nn.Module, num_patients: 
                 label=number % max(1, len(settings.data.classes)) if settings.data.classes else None,
                 mask=random.integers(0, max(1, len(settings.data.mask_classes)), (height, width)).astype(np.uint8),
             )
-            for image in range(1 + number % 3)
+            for image in range(1 + number % most)
         ]
-        drawn = local_round.draw_rows(settings, stage, 2, cases, generator, model)
+        drawn = local_round.draw_rows(settings, stage, settings.privacy.noise_draws, cases, generator, model)
         rows.append(to_device(drawn, local_round.device_of(settings)))
     return rows

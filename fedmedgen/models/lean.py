@@ -16,7 +16,9 @@ LONGEST_ATTENTION = 1024  # tokens; beyond, torch's own attention
 
 def lean(denoiser: Denoiser) -> Denoiser:
     """A copy that draws the same images to bfloat16's rounding; noise levels and samples stay in single precision."""
-    return Denoiser(LeanNetwork(denoiser.unet), denoiser.config)
+    copied = copy.copy(denoiser)  # of the family's own class: a latent one keeps its autoencoder
+    copied._modules = {**denoiser._modules, "unet": LeanNetwork(denoiser.unet)}
+    return copied
 
 
 class LeanNetwork(nn.Module):
@@ -52,7 +54,8 @@ def _group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | No
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *options: Any, **named: Any) -> Tensor:
-    if any((*options, *named.values())) or key.shape[-2] > LONGEST_ATTENTION or query.device.type != "cpu":
+    plain = not options and all(value is None or value is False or value == 0.0 for value in _settings(named))
+    if not plain or key.shape[-2] > LONGEST_ATTENTION or query.device.type != "cpu":
         found: Tensor = F.scaled_dot_product_attention(query, key, value, *options, **named)
         return found
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -60,7 +63,12 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *options: Any, **named
 
 
 def _divided(x: Tensor, by: Any, **named: Any) -> Tensor:
-    return x if type(by) is float and by == 1 and not named else torch.div(x, by, **named)
+    return x if type(by) is float and by == 1 and x.is_floating_point() and not named else torch.div(x, by, **named)
+
+
+def _settings(named: Mapping[str, Any]) -> list[Any]:
+    """What isn't plain attention: a mask counts as True, whatever it holds."""
+    return [True if isinstance(value, Tensor) else value for value in named.values()]
 
 
 _CALLS: dict[Callable[..., Any], Callable[..., Any]] = {

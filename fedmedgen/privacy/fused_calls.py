@@ -28,22 +28,12 @@ class FusedCalls(TorchFunctionMode):
     def __init__(self, sink: Sink, names: Mapping[Tensor, str], weights: "Weights") -> None:
         super().__init__()
         self._sink, self._names, self._weights = sink, names, weights
-        self._calls: dict[Callable[..., Any], Callable[..., Any]] = {
-            torch.conv2d: self._conv2d,
-            F.linear: self._linear,
-            F.group_norm: self._group_norm,
-            F.layer_norm: self._layer_norm,
-            F.embedding: self._embedding,
-            F.scaled_dot_product_attention: _attention,
-            Tensor.div: _divided,
-            Tensor.__truediv__: _divided,
-        }
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        call = self._calls.get(func)
-        return func(*args, **(kwargs or {})) if call is None else call(*args, **(kwargs or {}))
+        call = CALLS.get(func)  # unbound: a mode that held its own methods would keep a batch's gradients alive
+        return func(*args, **(kwargs or {})) if call is None else call(self, *args, **(kwargs or {}))
 
     def _conv2d(  # noqa: PLR0913  (torch's own arguments)
         self, x: Tensor, weight: Tensor, bias: Tensor | None = None,
@@ -53,7 +43,7 @@ class FusedCalls(TorchFunctionMode):
             return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
         if x.dim() != 4 or groups != 1 or isinstance(padding, str):
             raise self._unknown(weight, "a convolution of groups, or padded by name")
-        self._check_rows(x, weight, exact=True)
+        self._check_rows(x, weight)
         how = (_pair(stride), _pair(padding), _pair(dilation))
         x, weight, bias = self._weights.cast(x, weight, bias)
         return self._apply(fused.Convolution, layer, x, weight, bias, how)
@@ -69,7 +59,7 @@ class FusedCalls(TorchFunctionMode):
     ) -> Tensor:
         if weight is None or bias is None or (layer := self._layer(weight, bias)) is None:
             return F.group_norm(x, num_groups, weight, bias, eps)
-        self._check_rows(x, weight, exact=True)
+        self._check_rows(x, weight)
         return self._apply(fused.GroupNorm, layer, x, weight.detach(), bias.detach(), (num_groups, eps))
 
     def _layer_norm(
@@ -84,10 +74,13 @@ class FusedCalls(TorchFunctionMode):
         x = x if x.device.type == "cpu" else x.to(weight.dtype)  # as autocast has it on a GPU
         return self._apply(fused.LayerNorm, layer, x, weight.detach(), None if bias is None else bias.detach(), eps)
 
-    def _embedding(self, indices: Tensor, weight: Tensor, *options: Any, **named: Any) -> Tensor:
+    def _embedding(  # noqa: PLR0913  (torch's own arguments)
+        self, indices: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
+        norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
+    ) -> Tensor:  # fmt: skip
         if (layer := self._layer(weight, None)) is None:
-            return F.embedding(indices, weight, *options, **named)
-        if any(value not in (None, False, 2.0) for value in (*options, *named.values())):
+            return F.embedding(indices, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+        if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse:
             raise self._unknown(weight, "an embedding that pads, rescales or is sparse")
         self._check_rows(indices, weight)
         return self._apply(fused.Embedding, layer, indices, weight.detach())
@@ -99,15 +92,41 @@ class FusedCalls(TorchFunctionMode):
 
     def _layer(self, weight: Tensor, bias: Tensor | None) -> Layer | None:
         own, offset = (value if value in self._names else None for value in (weight, bias))
-        return None if own is None and offset is None else Layer(self._sink, own, offset)
+        if own is None and offset is None:
+            return None
+        for value, known in ((weight, own), (bias, offset)):
+            if value is not None and known is None and value.requires_grad:
+                raise self._unknown(weight if own is not None else bias, "a partner that is computed from weights")
+        return Layer(self._sink, own, offset)
 
-    def _check_rows(self, x: Tensor, weight: Tensor, *, exact: bool = False) -> None:
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *options: Any, **named: Any) -> Tensor:
+        plain = not options and all(value is None or value is False or value == 0.0 for value in _settings(named))
+        alike = query.dtype == key.dtype == value.dtype and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+        brief = query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[-2] <= LONGEST_ATTENTION
+        if not (plain and alike and brief):
+            found: Tensor = F.scaled_dot_product_attention(query, key, value, *options, **named)
+            return found
+        with torch.autocast("cpu", enabled=False):
+            return fused.Attention.apply(query, key, value)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _check_rows(self, x: Tensor, weight: Tensor) -> None:
         rows = self._sink.patients * self._sink.rows
-        if x.dim() == 0 or x.shape[0] % rows or (exact and x.shape[0] != rows):
+        if x.dim() == 0 or x.shape[0] != rows:
             raise self._unknown(weight, f"an input of shape {list(x.shape)}, not of {rows} rows in turn")
 
-    def _unknown(self, weight: Tensor, what: str) -> UnknownUseError:
-        return UnknownUseError(f"{self._names.get(weight, 'a frozen weight')}: {what}")
+    def _unknown(self, weight: Tensor | None, what: str) -> UnknownUseError:
+        name = "a frozen weight" if weight is None else self._names.get(weight, "a frozen weight")
+        return UnknownUseError(f"{name}: {what}")
+
+
+CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.conv2d: FusedCalls._conv2d,
+    F.linear: FusedCalls._linear,
+    F.group_norm: FusedCalls._group_norm,
+    F.layer_norm: FusedCalls._layer_norm,
+    F.embedding: FusedCalls._embedding,
+    F.scaled_dot_product_attention: FusedCalls._attention,
+}
 
 
 class Weights:
@@ -132,19 +151,9 @@ class Weights:
         return self._kept[weight, dtype]
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, *options: Any, **named: Any) -> Tensor:
-    plain = not any((*options, *named.values()))
-    brief = query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[-2] <= LONGEST_ATTENTION
-    if not (plain and brief and query.dim() == key.dim() == value.dim()):
-        found: Tensor = F.scaled_dot_product_attention(query, key, value, *options, **named)
-        return found
-    with torch.autocast("cpu", enabled=False):
-        return fused.Attention.apply(query, key, value)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def _divided(x: Tensor, by: Any, **named: Any) -> Tensor:
-    """Division; by the number one, which diffusers' residual blocks do, it is left out."""
-    return x if type(by) is float and by == 1 and x.is_floating_point() and not named else torch.div(x, by, **named)
+def _settings(named: Mapping[str, Any]) -> list[Any]:
+    """What isn't plain attention: a mask counts as True, whatever it holds."""
+    return [True if isinstance(value, Tensor) else value for value in named.values()]
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,10 @@ class FusedEngine:
     """Gradients by patient from layers of our own (`fused_layers`), in batches of up to `max_rows` rows.
 
     Patients with equally many rows share a batch, which is filled up with copies to one size: what is computed for a
-    patient depends on how many rows she has, and on nobody else, not even by rounding. A model with a layer, or a use
-    of a weight, that can't be taken so is given to the reference engine as a whole, and the log says why.
+    patient depends on how many rows she has and, by rounding alone, on her place in the batch. More rows than
+    `max_rows` are taken in turn, and summed before the clip. A model with a layer, or a use of a weight, that can't be
+    taken so is given to the reference engine as a whole, and the log says why: found out before the first patient,
+    on batches of two sizes, for a layer whose input only happens to have as many places as there are rows.
     """
 
     def __init__(self, model: nn.Module, loss: LossPerRow, max_rows: int = 16, *, precision: str = "fp32") -> None:
@@ -41,6 +44,12 @@ class FusedEngine:
         size = 4 * sum(parameter.numel() for parameter in trainable(model))
         self._max_rows, self._max_patients = max_rows, max(1, LARGEST_BATCH // size)
         self._instead: ReferenceEngine | None = None
+        self._tried = False
+
+    @property
+    def instead(self) -> ReferenceEngine | None:
+        """The engine that took the model, if this one couldn't."""
+        return self._instead
 
     def clipped_sum(self, patients: Sequence[Rows], clip_norm: float) -> list[Tensor]:
         if self._instead is None:
@@ -56,37 +65,71 @@ class FusedEngine:
         names: dict[Tensor, str] = {p: name for name, p in self._model.named_parameters() if p.requires_grad}
         by_size = sorted(parameters, key=lambda parameter: parameter.numel())
         total = torch.zeros(sum(p.numel() for p in by_size), dtype=torch.float64, device=by_size[0].device)
-        weights = Weights()
+        weights, filled = Weights(), [rows for rows in patients if num_rows(rows)]
         with training_mode(self._model):
-            for batch, present in self._batches([rows for rows in patients if num_rows(rows)]):
-                sums = _blocks(self._gradients(batch, names, weights), by_size, present)
+            if filled and not self._tried:
+                self._try(filled[0], names, weights)
+            for batch, present in self._batches(filled):
+                sums = _blocks(self._summed(batch, names, weights), by_size, present)
                 add_clipped_batch(
                     torch.split(total, [own.shape[1] for own in sums]), sums, clip_norm, num_rows(batch[0])
                 )
+                del sums  # before the next batch has its own
         parts = dict(zip(by_size, torch.split(total, [p.numel() for p in by_size]), strict=True))
         return [_as_parameter(parts[parameter], parameter) for parameter in parameters]
 
     def _batches(self, patients: Sequence[Rows]) -> Iterator[tuple[list[Rows], int]]:
-        """Patients with equally many rows, filled up with the last to the size that number has; how many are real."""
-        alike: dict[int, list[Rows]] = {}
+        """Patients with rows alike, filled up with the last to the size that their number has; how many are real."""
+        alike: dict[Any, list[Rows]] = {}
         for rows in patients:
-            alike.setdefault(num_rows(rows), []).append(rows)
-        for rows_each, group in alike.items():
+            shapes = tuple((key, value.shape, value.dtype) for key, value in sorted(rows.items()))
+            alike.setdefault(shapes, []).append(rows)
+        for group in alike.values():
+            rows_each = num_rows(group[0])
             size = max(1, min(self._max_rows // rows_each, self._max_patients))
             for start in range(0, len(group), size):
                 batch = group[start : start + size]
                 yield batch + batch[-1:] * (size - len(batch)), len(batch)
+
+    def _try(self, rows: Rows, names: dict[Tensor, str], weights: Weights) -> None:
+        """Both passes on two and on three rows of zeros: of no patient, so none decides who takes the model.
+
+        **Raises** `UnknownUseError` for whatever they trip over.
+        """
+        one = {key: torch.zeros_like(value[:1]) for key, value in rows.items()}
+        for count in (2, 3):
+            try:
+                self._gradients([one] * count, names, weights)
+            except UnknownUseError:
+                raise
+            except Exception as error:
+                raise UnknownUseError(f"a layer or the loss: {type(error).__name__}: {error}") from error
+        self._tried = True
+
+    def _summed(self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights) -> dict[Tensor, Tensor]:
+        """The patients' sums; of one who has more rows than fit, part after part."""
+        count = num_rows(batch[0])
+        if count <= self._max_rows:
+            return self._gradients(batch, names, weights)
+        total: dict[Tensor, Tensor] = {}
+        for start in range(0, count, self._max_rows):
+            part = [{key: value[start : start + self._max_rows] for key, value in rows.items()} for rows in batch]
+            for parameter, gradient in self._gradients(part, names, weights).items():
+                total[parameter] = total[parameter] + gradient if parameter in total else gradient
+        return total
 
     def _gradients(self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights) -> dict[Tensor, Tensor]:
         sink = Sink(len(batch), num_rows(batch[0]))
         joined = {key: torch.cat([rows[key] for rows in batch]) for key in batch[0]}
         with FusedCalls(sink, names, weights):
             total = row_losses(self._model, self._loss, joined, self._precision).sum()
-        if total.requires_grad:
-            unseen = torch.autograd.grad(total, list(names), allow_unused=True)
-            for name, gradient in zip(names.values(), unseen, strict=True):
-                if gradient is not None:
-                    raise UnknownUseError(f"{name}: a use outside convolution, linear, norm and embedding layers")
+            unseen: Sequence[Tensor | None] = ()
+            if total.requires_grad:
+                sink.is_open = True  # and in the mode, for what is computed a second time on the way back
+                unseen = torch.autograd.grad(total, list(names), allow_unused=True)
+        for name, gradient in zip(names.values(), unseen, strict=False):
+            if gradient is not None:
+                raise UnknownUseError(f"{name}: a use outside convolution, linear, norm and embedding layers")
         return sink.found
 
 

@@ -18,6 +18,10 @@ from fedmedgen.privacy.contractions import Window, convolution_weight, embedding
 Context = Any  # of an autograd function
 
 
+class ClosedError(RuntimeError):
+    """A pass backward that isn't the engine's."""
+
+
 @dataclass
 class Sink:
     """The gradients of one batch, ``[patients, *parameter]`` each, added up over all uses of a parameter."""
@@ -25,8 +29,12 @@ class Sink:
     patients: int
     rows: int  # of each patient
     found: dict[Tensor, Tensor] = field(default_factory=dict)
+    is_open: bool = False  # only during the engine's own pass backward
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
+        """**Raises** `ClosedError` in any other pass: a gradient inside the loss would count as a patient's."""
+        if not self.is_open:
+            raise ClosedError("a gradient that is taken inside the loss")
         earlier = self.found.get(parameter)
         self.found[parameter] = gradient if earlier is None else earlier + gradient
 
@@ -175,7 +183,7 @@ class Embedding(torch.autograd.Function):
     def forward(ctx: Context, indices: Tensor, weight: Tensor, layer: Layer, *_: Any) -> Tensor:
         ctx.save_for_backward(indices)
         ctx.layer = layer
-        return weight[indices]
+        return nn.functional.embedding(indices, weight)  # refuses what would count from the end
 
     @staticmethod
     @once_differentiable

@@ -1,7 +1,9 @@
 """The fused engine: exact on every network it takes, named refusal of what it doesn't, and planted faults found."""
 
 import copy
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from diffusers import UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fedmedgen.errors import SelfCheckError
 from fedmedgen.models.diffusion_transformer import DiffusionTransformer
@@ -107,7 +110,7 @@ class Drawn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.point(torch.tanh(self.wide(nn.functional.silu(self.group(self.door(x))))))
-        tokens = self.layer(x.flatten(2).transpose(1, 2)) + self.table(torch.arange(len(x)) % 3)[:, None]
+        tokens = self.layer(x.flatten(2).transpose(1, 2)) + self.table((x[:, 0, 0, 0] > 0).long())[:, None]
         return self.mix(torch.tanh(self.mix(tokens)))
 
 
@@ -129,7 +132,7 @@ def drawn_networks(draw: st.DrawFn) -> nn.Module:
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(model=drawn_networks(), rows=st.lists(st.integers(1, 4), min_size=1, max_size=5))
 def test_drawn_networks_in_double_precision_agree_to_the_last_digits(model: nn.Module, rows: list[int]) -> None:
-    people = images([3 * count for count in rows], size=7, dtype=torch.float64)
+    people = images([3 * count for count in rows], size=7, dtype=torch.float64)  # some of more than `max_rows`
     wanted = ReferenceEngine(model, of_sequence).clipped_sum(people, 0.01)
     engine = FusedEngine(model, of_sequence, max_rows=8)
     assert distance(engine.clipped_sum(people, 0.01), wanted) < 1e-10
@@ -163,10 +166,17 @@ def test_a_use_no_layer_sees_is_named_and_the_reference_takes_the_whole_model(
         (nn.Conv1d(4, 4, 1), "0.weight: a use outside"),
         (nn.LayerNorm((4, 4)), "0.weight: a LayerNorm over several dimensions"),
         (nn.PReLU(), "0.weight: a use outside"),
+        *[(nn.Embedding(5, 4, padding_idx=at), "0.weight: an embedding that pads") for at in (0, 1, 2)],
+        (nn.Embedding(5, 4, max_norm=2.0), "0.weight: an embedding that pads, rescales"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "bias: a partner that is computed from weights"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), "bias: a partner that is computed from weights"),
+        (nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True)), "a layer or the loss"),
     ],
 )
 def test_a_layer_it_can_not_take_is_named(layer: nn.Module, words: str, caplog: pytest.LogCaptureFixture) -> None:
     people = [{"x": torch.randn(2, 4, 4) if isinstance(layer, nn.Conv1d) else torch.randn(2, 4, 4, 4)}]
+    if isinstance(layer, nn.Embedding):
+        people = [{"x": torch.tensor([[0, 1], [2, 3]])}]
     with caplog.at_level(logging.WARNING):
         FusedEngine(nn.Sequential(layer), of_sequence).clipped_sum(people, 1.0)
     assert words in caplog.text
@@ -178,7 +188,115 @@ def test_rows_that_do_not_come_first_are_refused(caplog: pytest.LogCaptureFixtur
 
     with caplog.at_level(logging.WARNING):
         FusedEngine(nn.Linear(4, 4), turned).clipped_sum([{"x": torch.randn(2, 3, 4)}], 1.0)
-    assert "an input of shape [3, 16, 4], not of 16 rows in turn" in caplog.text
+    assert "an input of shape [3, 2, 4], not of 2 rows in turn" in caplog.text
+
+
+class Places(nn.Module):
+    """A table of places, added to every row's tokens: it has no rows, though as many places as there may be rows."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.table, self.mix, self.tokens = nn.Embedding(tokens, 4), nn.Linear(4, 4), tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x + self.table(torch.arange(self.tokens)))
+
+
+def of_tokens_first(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    return model(rows["x"].transpose(0, 1)).square().mean(dim=(0, 2))
+
+
+def of_doubled(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    return model(torch.cat([rows["x"], 2 * rows["x"]])).square().mean(dim=(1, 2)).view(2, -1).sum(dim=0)
+
+
+def of_adversary(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    x = rows["x"].clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(model(x).square().sum(), x)
+    return model(rows["x"] + 0.1 * slope.sign()).square().mean(dim=(1, 2))
+
+
+def of_penalty(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    x = rows["x"].clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    return slope.square().mean(dim=(1, 2)) + 0.0 * rows["x"].sum(dim=(1, 2))
+
+
+def of_checkpoint(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
+    return checkpoint(model, rows["x"], use_reentrant=False).square().mean(dim=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (Places(16), of_sequence), (nn.Linear(4, 4), of_tokens_first), (nn.Linear(4, 4), of_doubled),
+        (nn.Linear(4, 4), of_adversary), (nn.Linear(4, 4), of_penalty), (nn.Linear(4, 4), of_checkpoint),
+    ],
+    ids=["places", "tokens first", "doubled", "adversary", "penalty", "checkpoint"],
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [[1] * 16, [4] * 9, [2, 2, 16]])
+def test_no_trick_of_shapes_or_gradients_moves_a_sum_unseen(
+    model: nn.Module, loss: LossPerRow, rows: list[int]
+) -> None:
+    """Whether it is taken or named: the sum is right, and a patient moves it by the clip at most."""
+    generator = torch.Generator().manual_seed(0)
+    people = [{"x": (1 + n) * torch.randn(count, 16, 4, generator=generator)} for n, count in enumerate(rows)]
+    for clip in (1e3, 1e-2):
+        wanted = ReferenceEngine(model, loss).clipped_sum(people, clip)
+        assert distance(FusedEngine(model, loss).clipped_sum(people, clip), wanted) < 1e-5
+        fewer = FusedEngine(model, loss).clipped_sum(people[:-1], clip)
+        moved = torch.stack([(a - b).norm() for a, b in zip(wanted, fewer, strict=True)]).norm()
+        assert float(moved) <= clip * (1 + 1e-5)
+
+
+def test_an_index_below_zero_moves_nobody_else() -> None:
+    model = nn.Embedding(3, 4)
+    good, bad = {"x": torch.tensor([[0, 1]])}, {"x": torch.tensor([[-1, 2]])}
+    engine = FusedEngine(model, of_sequence)
+    engine.clipped_sum([good], 1.0)
+    with pytest.raises(IndexError):
+        engine.clipped_sum([good, bad], 1.0)
+
+
+def test_patients_of_other_sizes_and_of_more_rows_than_fit_are_taken_too() -> None:
+    model = attentive()
+    people = [*images([1, 2, 20]), *images([2, 1], size=8)]
+    wanted = ReferenceEngine(model, restored).clipped_sum(people, 0.1)
+    engine = FusedEngine(model, restored, max_rows=8)
+    assert distance(engine.clipped_sum(people, 0.1), wanted) < 1e-6
+    assert engine.instead is None
+
+
+def test_a_batchs_gradients_are_gone_before_the_next_batch_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[int] = []
+    plain = fused_layers.Sink.add
+
+    def watched(sink: fused_layers.Sink, parameter: Tensor, gradient: Tensor) -> None:
+        sinks.add(sink)
+        alive.append(len(sinks))
+        plain(sink, parameter, gradient)
+
+    class Watched(fused_layers.Sink):
+        __hash__ = object.__hash__
+
+    sinks: weakref.WeakSet[Any] = weakref.WeakSet()
+    monkeypatch.setattr(fused_layers.Sink, "add", watched)
+    monkeypatch.setattr(fused_engine, "Sink", Watched)
+    gc.disable()
+    try:
+        FusedEngine(attentive(), restored, max_rows=4).clipped_sum(images([1] * 16), 1.0)
+    finally:
+        gc.enable()
+    assert max(alive) == 1
+
+
+def test_a_check_by_another_engine_says_so() -> None:
+    def rows(count: int) -> list[Rows]:
+        generator = torch.Generator().manual_seed(0)
+        return [{"x": torch.randn(1 + n % 3, 16, 4, generator=generator)} for n in range(count)]
+
+    found = check_engine("fused", Places(16), of_sequence, rows)
+    assert found.engine == "reference, in the place of fused"
 
 
 def test_batches_hold_no_more_gradients_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +308,7 @@ def test_batches_hold_no_more_gradients_than_memory_allows(monkeypatch: pytest.M
 
     monkeypatch.setattr(fused_engine, "LARGEST_BATCH", 3 * 4 * 20)
     FusedEngine(model, watched).clipped_sum([{"x": torch.randn(2, 4)} for _ in range(4)], 1.0)
-    assert sizes == [6, 6]
+    assert sizes == [2, 3, 6, 6]  # of the trial first
 
 
 def drop(name: str) -> Callable[..., None]:

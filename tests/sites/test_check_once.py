@@ -34,7 +34,7 @@ def test_a_right_engine_passes_and_leaves_a_mark_that_says_what_was_checked(tmp_
     (mark,) = (tmp_path / "marks").iterdir()
     assert json.loads(mark.read_text())[0] == stage
     *_, how, machine, code = json.loads(mark.read_text())
-    assert (how, machine[0]) == (["reference", "fp32"], "cpu")
+    assert (how[:2], machine[0]) == (["reference", "fp32"], "cpu")
     assert torch.__version__ in code
 
 
