@@ -94,10 +94,10 @@ def green_as_it_stands(all_faults: list[Fault]) -> None:
             raise RuntimeError(f"red without any planted fault: {', '.join(failed)}")
 
 
-def row(number: int, fault: Fault, caught: list[str]) -> str:
+def row(fault: Fault, caught: list[str]) -> str:
     names = sorted({name.rpartition("::")[2].removeprefix("test_").replace("_", " ") for name in caught})
     shown = "; ".join(names[:2]) + (f" (and {len(names) - 2} more)" if len(names) > 2 else "")
-    cells = [str(number), fault.name, f"`{fault.file}`", f"`{_cell(fault.old)}` → `{_cell(fault.new)}`"]
+    cells = [fault.name, f"`{fault.file}`", f"`{_cell(fault.old)}` → `{_cell(fault.new)}`"]
     return f"| {' | '.join([*cells, shown or '**not caught**'])} |"
 
 
@@ -105,26 +105,29 @@ def _cell(code: str) -> str:
     return code.strip().replace("|", "\\|") or " "
 
 
-def write_table(rows: list[str]) -> None:
-    """Put the table between the marks on the page."""
+def write_table(page: Path, rows: list[str], known: list[Fault]) -> None:
+    """Put rows between the marks on the page, in the list's order; others there stay, if their fault is as it was."""
     head = ["| | fault | file | one line | ordinary tests that turn red |", "| --- | --- | --- | --- | --- |"]
-    before, _, rest = PAGE.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{START}\n\n" + "\n".join([*head, *rows]) + f"\n\n{END}{after}")
+    before, _, rest = page.read_text().partition(START)
+    table, _, after = rest.partition(END)
+    earlier = re.findall(r"^\| \d+ (\|.*)$", table, flags=re.MULTILINE)
+    found = {start: line for line in (*earlier, *rows) for start in [line.rpartition(" | ")[0]]}
+    starts = [start for fault in known for start in [row(fault, []).rpartition(" | ")[0]] if start in found]
+    lines = [f"| {number} {found[start]}" for number, start in enumerate(starts, 1)]
+    page.write_text(f"{before}{START}\n\n" + "\n".join([*head, *lines]) + f"\n\n{END}{after}")
 
 
 def main() -> int:
     """Plant every fault, or those whose name holds a word; 1 if one is not caught."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="plant only the faults whose name holds this; writes no table")
-    only = parser.parse_args().only
-    chosen = [fault for fault in faults() if only in fault.name]
+    parser.add_argument("--only", default="", help="plant only the faults whose name holds this; other rows stay")
+    only, known = parser.parse_args().only, faults()
+    chosen = [fault for fault in known if only in fault.name]
     green_as_it_stands(chosen)
     found = [(fault, red(fault)) for fault in track(chosen, description="planting")]
-    rows = [row(number, *item) for number, item in enumerate(found, 1)]
+    rows = [row(*item) for item in found]
     sys.stdout.write("\n".join(rows) + "\n")
-    if not only:
-        write_table(rows)
+    write_table(PAGE, rows, known)
     missed = [fault.name for fault, caught in found if not caught]
     sys.stdout.write(f"{len(found) - len(missed)} of {len(found)} caught\n")
     return int(bool(missed))

@@ -1,11 +1,12 @@
 """The list of planted faults still fits the code: each is one line that stands there once, beside tests that exist."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from simulations.planted_faults import ROOT, Fault, faults
+from simulations.planted_faults import END, ROOT, START, Fault, faults, row, write_table
 
 
 @pytest.mark.parametrize("fault", faults(), ids=lambda fault: fault.name)
@@ -25,3 +26,18 @@ def test_a_fault_that_no_longer_fits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("a = 1\na = 1\n")
     with pytest.raises(ValueError, match="found 2"):
         Fault("twice", "code.py", "a = 1", "a = 2", ("tests",)).plant(tmp_path)
+
+
+def test_rows_that_were_measured_stay_until_their_fault_is_another(tmp_path: Path) -> None:
+    page = tmp_path / "privacy.md"
+    page.write_text(f"before\n{START}\n{END}\nafter\n")
+    one, other = (Fault(name, "code.py", "a = 1", "a | 2", ("tests",)) for name in ("one", "other"))
+    write_table(page, [row(other, ["tests/x.py::test_it_is_seen"])], [one, other])
+    write_table(page, [row(one, ["tests/x.py::test_it_is_seen"])], [one, other])
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ") and "it is seen" in line]
+    assert [line.split(" | ")[:2] for line in lines] == [["| 1", "one"], ["| 2", "other"]]
+    write_table(page, [row(one, [])], [one, replace(other, new="a = 3")])
+    assert "other" not in page.read_text()
+    assert "**not caught**" in page.read_text()
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("after\n")
