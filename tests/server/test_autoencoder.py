@@ -64,12 +64,6 @@ def test_without_public_images_there_is_none(tmp_path: Path) -> None:
         fit_autoencoder(run, latent(run), torch.zeros(0, 2, 16, 16))
 
 
-def test_a_part_is_trained_only_of_a_network_that_was_taught(tmp_path: Path) -> None:
-    run = store(tmp_path, "generator.trainable=lora")
-    with pytest.raises(SettingsError, match="rests on a network that was taught"):
-        prepared(Study(run), CASES, None)
-
-
 def test_the_base_of_adapters_is_the_network_as_it_was_taught(tmp_path: Path) -> None:
     run = store(tmp_path, "generator.trainable=lora", "prior.steps=1", "generator.rank=1")
     taught = local_round.build_whole(run.settings)
