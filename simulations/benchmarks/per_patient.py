@@ -17,7 +17,8 @@ from simulations.benchmarks.timing import Times, in_turn, machine, one_thread, p
 
 BATCH, DRAWS, REPEATS, CLIP_NORM = 128, 8, 3, 0.5
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-5}  # of the clipped sum, beside one patient at a time in fp32
-MEMORY = ("one_at_a_time", "hooks", "functorch", "vmap", "fused_fp32", "fused_bf16")
+MEMORY = ("one_at_a_time", "hooks", "hooks_einsum", "functorch", "vmap", "fused_fp32", "fused_bf16")
+RIVALS = ("one_at_a_time", "hooks", "hooks_einsum", "functorch", "vmap")
 SEVERAL = ("ordinary_fp32", "one_at_a_time", "fused_fp32", "fused_bf16")  # of those compared with several draws
 
 
@@ -56,19 +57,24 @@ def lines(found: dict[str, Any]) -> list[str]:
 def _measured(quick: bool) -> dict[str, Any]:
     batch, draws, repeats = (4, 2, 1) if quick else (BATCH, DRAWS, REPEATS)
     model = network(quick=quick)
-    steps = methods(model, CLIP_NORM, hooked_rows=4 if quick else 64)
-    errors = _errors(steps, patients(min(batch, 16), 1))
+    steps = methods(model, CLIP_NORM)
+    errors = _errors(steps, patients(min(batch, 16) + 1, 1))  # a batch that isn't full, too
+    errors |= {f"{name}, {draws} draws": error for name, error in _errors(steps, patients(3, draws)).items()}
     single = _times(steps, list(steps), patients(batch, 1), repeats)
     several = _times(steps, SEVERAL, patients(max(1, batch // draws), draws), repeats)
-    megabytes = peak_megabytes(MEMORY[1:2] + MEMORY[-2:] if quick else MEMORY, min(batch, 64), quick=quick)
+    megabytes = peak_megabytes(MEMORY[1:3] + MEMORY[-2:] if quick else MEMORY, min(batch, 64), quick=quick)
     spread = {
         "fused_fp32_vs_hooks": ratio(single, "hooks", "fused_fp32"),
         "fused_bf16_vs_hooks": ratio(single, "hooks", "fused_bf16"),
+        "fused_fp32_vs_hooks_einsum": ratio(single, "hooks_einsum", "fused_fp32"),
+        "fused_bf16_vs_hooks_einsum": ratio(single, "hooks_einsum", "fused_bf16"),
+        "fused_fp32_vs_best_rival": ratio(single, min(RIVALS, key=lambda name: median(single[name])), "fused_fp32"),
         "private_vs_ordinary_k8": ratio(several, "fused_fp32", "ordinary_fp32"),
         "private_bf16_vs_ordinary_k8": ratio(several, "fused_bf16", "ordinary_fp32"),
     }
     ratios = {name: value["median"] for name, value in spread.items()}
     ratios["peak_memory_vs_hooks"] = megabytes["fused_fp32"] / megabytes["hooks"]
+    ratios["peak_memory_vs_hooks_einsum"] = megabytes["fused_fp32"] / megabytes["hooks_einsum"]
     flops, peaks = 3 * _forward_flops(quick), {"fp32": torch.float32, "bf16": torch.bfloat16}
     reached = {name: peak_gflops(dtype) for name, dtype in peaks.items()}
     return {
@@ -107,6 +113,8 @@ def _errors(steps: dict[str, Step], people: list[Any]) -> dict[str, float]:
 
 
 def _times(steps: dict[str, Step], names: Sequence[str], people: list[Any], repeats: int) -> Times:
+    for name in names:
+        steps[name](people[:1] if name == "one_at_a_time" else people[: max(1, len(people) // 4)])  # warm
     return in_turn({name: partial(steps[name], people) for name in names}, repeats)
 
 

@@ -38,8 +38,8 @@ def test_every_method_is_measured_and_the_result_is_json_a_page_and_a_plot(
 
 
 def test_a_wrong_method_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def skewed(model: nn.Module, clip_norm: float, *, hooked_rows: int) -> object:
-        right = methods(model, clip_norm, hooked_rows=hooked_rows)
+    def skewed(model: nn.Module, clip_norm: float) -> object:
+        right = methods(model, clip_norm)
         return {**right, "hooks": lambda people: [1.1 * part for part in right["hooks"](people)]}
 
     monkeypatch.setattr(per_patient, "methods", skewed)
