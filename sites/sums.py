@@ -1,5 +1,6 @@
 """The secure sums that a site takes part in, kept from one phase to the next; each session once in the site's life."""
 
+import logging
 import os
 import re
 import time
@@ -7,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedmedgen.errors import PolicyError
+from fedmedgen.errors import FedmedgenError, PolicyError
 from fedmedgen.federation.secure_sum.party import Party
 from fedmedgen.privacy.head import sync_folder
 from sites.turns import turn_in
@@ -15,6 +16,8 @@ from sites.turns import turn_in
 ABANDONED_S = 86_400  # a sum that nobody has finished by then can't be gone on with, and is forgotten
 DRAFT_S = 600  # a draft that old was left by a process that died
 OPEN_AT_ONCE = 256  # each costs the site a file and a key, and whoever asks nothing
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Sums:
             with suppress(FileNotFoundError):
                 if draft.stat().st_mtime < time.time() - DRAFT_S:
                     draft.unlink()
-        left = [party for path in self.folder.glob("*.sum") if (party := Party.from_json(path.read_text())).is_open]
+        left = [party for path in self.folder.glob("*.sum") if (party := _readable(path)) and party.is_open]
         for party in left:
             if _abandoned(party):
                 self._forget(party)
@@ -89,6 +92,15 @@ class Sums:
         if not re.fullmatch("[0-9a-f]{32}", session):
             raise PolicyError("a session is named by 32 hexadecimal digits")
         return self.folder / f"{session}.sum"
+
+
+def _readable(path: Path) -> Party | None:
+    """A damaged file keeps nobody from anything but its own session."""
+    try:
+        return Party.from_json(path.read_text())
+    except (OSError, ValueError, LookupError, TypeError, FedmedgenError) as error:
+        logger.warning("%s can't be read (%s): delete it", path.name, type(error).__name__)
+        return None
 
 
 def _abandoned(party: Party) -> bool:

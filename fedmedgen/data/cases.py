@@ -82,13 +82,12 @@ class CaseSet:
     def by_patient(self) -> dict[str, tuple[Case, ...]]:
         """Cases of each privacy unit, in the order of first appearance: patient, or case where ids are missing.
 
-        Patients of different sites are different units; where any id of a site is missing, every case of that site is
-        its own unit.
+        Patients of different sites are different units; where any id is missing every case is its own unit.
         """
         groups: dict[str, list[Case]] = {}
-        some = {case.site for case in self.cases if not case.patient}
+        whole = self.unit == "patient"
         for number, case in enumerate(self.cases):
-            key = f"{case.site}/{case.name}#{number}" if case.site in some else f"{case.site}/{case.patient}"
+            key = f"{case.site}/{case.patient}" if whole else f"{case.site}/{case.name}#{number}"
             groups.setdefault(key, []).append(case)
         return {key: tuple(members) for key, members in groups.items()}
 

@@ -48,7 +48,7 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
         few = _with_few_masks(train.with_cases([case for part in kept for case in part]), data)
         return {name: few.of_site(name) for name in few.sites}
     train = _with_few_masks(train, data)
-    units = list(train.by_patient().values())
+    units = _units(train)
     units = [tuple(replace(one, patient=one.patient and f"{one.site}/{one.patient}") for one in unit) for unit in units]
     if len(units) < data.sites * data.min_patients:
         raise DataError(
@@ -64,6 +64,15 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
         part = train.with_cases([replace(case, site=site) for case in _unique(mine)])
         parts[site] = _capped(part, data.max_patients)
     return dict(sorted(parts.items()))
+
+
+def _units(train: CaseSet) -> list[Unit]:
+    """What stays together, in the order of first appearance: patients where their site names them all, else cases."""
+    named = {site for site in train.sites if train.of_site(site).unit == "patient"}
+    groups: dict[tuple[str, object], list[Case]] = {}
+    for number, case in enumerate(train):
+        groups.setdefault((case.site, case.patient if case.site in named else number), []).append(case)
+    return [tuple(members) for members in groups.values()]
 
 
 def _with_rare_class(train: CaseSet, data: DataSettings, seed: int) -> CaseSet:

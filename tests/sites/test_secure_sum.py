@@ -274,6 +274,7 @@ def test_what_a_process_that_died_left_is_forgotten_when_the_next_study_begins(
     draft.write_text(stored.read_text())
     age(stored, 86_500)
     os.utime(draft, (time.time() - 700, time.time() - 700))
+    stored.with_name(f"{'0' * 32}.sum").write_text("{")  # a damaged one keeps the site from no study
     content = RecordDict({records.CONFIG: ConfigRecord({records.SETTINGS: messages.pack_settings(left.settings)})})
     policy = {"policy": str(Path(policies["north"].folder).with_name("policy.yaml"))}
     answer = app(Message(content, dst_node_id=7, message_type="query"), Context(1, 7, policy, RecordDict(), {}))
