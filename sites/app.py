@@ -66,10 +66,7 @@ app = SiteApp()
 @app.query()
 def join(message: Message, context: Context) -> Message:
     """Say who the site is and its public counts; a node without a site says that it is idle."""
-    settings = messages.unpack_settings
-    return _answer(
-        message, context, lambda site: SummingSite(site.policy, site.load).introduce(settings(message.content))
-    )
+    return _answer(message, context, lambda site: _summing(site).introduce(messages.unpack_settings(message.content)))
 
 
 @app.train()
@@ -82,15 +79,17 @@ def _in_phase(phase: str) -> Callable[[Message, Context], Message]:
     """What answers one phase of a secure sum."""
 
     def answer(message: Message, context: Context) -> Message:
-        return _answer(
-            message, context, lambda site: SummingSite(site.policy, site.load).answer(phase, message.content)
-        )
+        return _answer(message, context, lambda site: _summing(site).answer(phase, message.content))
 
     return answer
 
 
 for _phase in records.PHASES:
     app.train(_phase)(_in_phase(_phase))
+
+
+def _summing(site: Site) -> SummingSite:
+    return SummingSite(site.policy, site.load)
 
 
 def _answer(message: Message, context: Context, ask: Callable[[Site], Checked]) -> Message:

@@ -22,7 +22,7 @@ from fedmedgen.errors import DataError
 from fedmedgen.models.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
-TABLE = "segments.csv"
+TABLE, PARTS = "segments.csv", ("masks", "overlays", "segmentations")
 OF_ONE_FILE = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # not a full disk's, nor a lost one's
 _NO_PICTURE = "dicomdir"
 
@@ -55,7 +55,7 @@ def radiographs(place: Path) -> dict[str, Path]:
         raise DataError(f"expected a radiograph or a folder of them at {place}, found nothing: correct the path")
     files = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if path.is_file()}
     hidden = {name for name in files if name.startswith(".") or "/." in name}
-    made = {table.parent for table in place.rglob(TABLE)}  # by this command, into a folder within
+    made = {table.parent / part for table in place.rglob(TABLE) for part in PARTS}  # by this command, within the folder
     found = {
         name: path for name, path in files.items()
         if name not in hidden and not made & {*path.parents} and _may_be_picture(path)

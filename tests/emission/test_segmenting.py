@@ -168,6 +168,8 @@ def test_what_was_made_of_radiographs_before_is_not_taken_for_more_of_them(tmp_p
     (tmp_path / "out" / "segments.csv").write_text("file\n")
     assert set(radiographs(tmp_path)) == {"a.png", "deep/b.png"}
     assert set(radiographs(tmp_path / "deep")) == {"b.png"}
+    (tmp_path / "deep" / "segments.csv").write_text("file\n")  # a table beside radiographs makes them nobody's masks
+    assert set(radiographs(tmp_path)) == {"a.png", "deep/b.png"}
 
 
 def test_a_name_that_no_mask_can_have_costs_that_picture_alone(
