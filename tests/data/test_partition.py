@@ -237,3 +237,12 @@ def test_a_site_without_ids_does_not_part_the_patients_of_another() -> None:
     assert len(where) == 20
     assert all(len(sites) == 1 for sites in where.values())
     assert sum(map(len, parts.values())) == 120
+
+
+def test_where_any_id_is_missing_every_image_is_clipped_by_itself() -> None:
+    """The claim is then by image, whoever else is named: two images of one patient must not share a clip."""
+    image = np.zeros((1, 8, 8), np.float32)
+    named = [Case(image, f"a-{number}", patient="p", site="north", split="train") for number in range(2)]
+    cases = CaseSet((*named, Case(image, "b", site="south", split="train")), ())
+    assert cases.unit == "image"
+    assert [len(unit) for unit in cases.by_patient().values()] == [1, 1, 1]
