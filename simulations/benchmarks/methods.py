@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from unittest import mock
 
 import torch
@@ -34,12 +35,14 @@ def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = HOOKED_ROW
     """By name: from patients to the sum over them; the two `ordinary` ones know no patients and do not clip.
 
     "hooks" are Opacus' as this package has them, 64 rows at once and sums in double precision patient by patient;
-    "hooks_einsum" clip and add as Opacus' own optimiser does, `hooked_rows` at once.
+    "hooks_einsum" clip and add as Opacus' own optimiser does, `hooked_rows` at once. "opake" is there where
+    opake-dpsgd is installed.
     """
 
     def by(engine: object) -> Step:
         return lambda patients: engine.clipped_sum(patients, clip_norm)  # type: ignore[attr-defined, no-any-return]
 
+    optional = {"opake": partial(_opake, model, clip_norm)} if find_spec("opake") else {}
     return {
         "ordinary_fp32": partial(_ordinary, model, "fp32"),
         "ordinary_bf16": partial(_ordinary, model, "bf16"),
@@ -48,6 +51,7 @@ def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = HOOKED_ROW
         "hooks_einsum": partial(_einsum, OpacusEngine(model, loss, hooked_rows), clip_norm),
         "functorch": partial(_functorch, OpacusEngine(model, loss, hooked_rows), clip_norm),
         "vmap": partial(_vmap, model, clip_norm),
+        **optional,
         "fused_fp32": by(FusedEngine(model, loss)),
         "fused_bf16": by(FusedEngine(model, loss, precision="bf16")),
     }
@@ -93,20 +97,39 @@ def _functorch(engine: OpacusEngine, clip_norm: float, patients: Sequence[Rows])
 
 def _vmap(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
     """`torch.func`: a patient's mean loss, differentiated, mapped over patients of equally many rows."""
-    names = [name for name, value in model.named_parameters() if value.requires_grad]
-    values = {name: value.detach() for name, value in model.named_parameters()}
-
-    def mean(weights: dict[str, Tensor], rows: dict[str, Tensor]) -> Tensor:
-        def run(*arguments: Tensor, **options: object) -> object:
-            return functional_call(model, weights, arguments, options)
-
-        return loss(run, rows).mean()  # type: ignore[arg-type]
-
-    each = vmap(grad(mean), in_dims=(None, 0))
+    weights = _weights(model)
+    each = vmap(grad(partial(_mean_loss, model)), in_dims=(None, 0))
     total = zeros(trainable(model))
     for start in range(0, len(patients), VMAP_CHUNK):
         chunk = patients[start : start + VMAP_CHUNK]
-        found = each(values, {key: torch.stack([rows[key] for rows in chunk]) for key in chunk[0]})
+        found = each(weights, _stacked(chunk))
         for patient in range(len(chunk)):
-            add_clipped(total, [found[name][patient] for name in names], clip_norm)
+            add_clipped(total, [found[name][patient] for name in weights], clip_norm)
     return total
+
+
+def _opake(model: nn.Module, clip_norm: float, patients: Sequence[Rows]) -> list[Tensor]:
+    """opake's own clipped gradient of a patient's mean loss, in microbatches as large as vmap's."""
+    from opake.dpsgd.clipping import clipped_grad
+
+    clipped, state = clipped_grad(partial(_mean_loss, model), clipping_norm=clip_norm, microbatch_size=VMAP_CHUNK)
+    weights = _weights(model)
+    found, _ = clipped(weights, _stacked(patients), state=state)
+    return [found.pytree[name] for name in weights]
+
+
+def _mean_loss(model: nn.Module, weights: dict[str, Tensor], rows: dict[str, Tensor]) -> Tensor:
+    """Of one patient, under these weights."""
+
+    def run(*arguments: Tensor, **options: object) -> object:
+        return functional_call(model, weights, arguments, options)
+
+    return loss(run, rows).mean()  # type: ignore[arg-type]
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _stacked(patients: Sequence[Rows]) -> dict[str, Tensor]:
+    return {key: torch.stack([rows[key] for rows in patients]) for key in patients[0]}

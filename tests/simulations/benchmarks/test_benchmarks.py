@@ -47,6 +47,13 @@ def test_a_wrong_method_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         per_patient.measure(quick=True)
 
 
+def test_opake_sums_what_one_patient_at_a_time_sums() -> None:
+    pytest.importorskip("opake", reason="opake-dpsgd is optional: pip install opake-dpsgd")
+    steps, people = methods(network(quick=True), 0.5), patients(3, 2)
+    for own, true in zip(steps["opake"](people), steps["one_at_a_time"](people), strict=True):
+        torch.testing.assert_close(own.double(), true, rtol=1e-4, atol=1e-6)
+
+
 def test_memory_is_that_of_a_process_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     memory.main(["fused_fp32", "2", "1"])
     assert 50 < float(capsys.readouterr().out) < 1e5
