@@ -109,6 +109,11 @@ class FusedCalls(TorchFunctionMode):
         with torch.autocast("cpu", enabled=False):
             return fused.Attention.apply(query, key, value)  # type: ignore[no-untyped-call, no-any-return]
 
+    def _contiguous(self, x: Tensor, *, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """Images lie with channels last here, and stay so: as any tensor that is in order, they are given back."""
+        plain = memory_format == torch.contiguous_format and x.dim() == 4
+        return x if plain and x.is_contiguous(memory_format=torch.channels_last) else x.contiguous(memory_format=memory_format)
+
     def _check_rows(self, x: Tensor, weight: Tensor) -> None:
         rows = self._sink.patients * self._sink.rows
         if x.dim() == 0 or x.shape[0] != rows:
@@ -126,6 +131,7 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: FusedCalls._layer_norm,
     F.embedding: FusedCalls._embedding,
     F.scaled_dot_product_attention: FusedCalls._attention,
+    Tensor.contiguous: FusedCalls._contiguous,
 }
 
 

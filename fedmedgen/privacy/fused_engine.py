@@ -135,8 +135,7 @@ class FusedEngine:
 
 def _blocks(found: dict[Tensor, Tensor], by_size: Sequence[Tensor], patients: int) -> list[Tensor]:
     """The patients' gradients side by side in the order of `by_size`: small ones together, large ones in pieces."""
-    blocks: list[Tensor] = []
-    small: list[Tensor] = []
+    small, large = [torch.empty(patients, 0, device=by_size[0].device)], []
     for parameter in by_size:
         gradient = found.get(parameter)
         if gradient is None:
@@ -147,10 +146,8 @@ def _blocks(found: dict[Tensor, Tensor], by_size: Sequence[Tensor], patients: in
         if parameter.numel() <= BLOCK:
             small.append(flat)
             continue
-        if small:
-            blocks, small = [*blocks, torch.cat(small, dim=1)], []
-        blocks += torch.split(flat, BLOCK, dim=1)
-    return [*blocks, torch.cat(small, dim=1)] if small else blocks
+        large.append(flat)
+    return [block for whole in (torch.cat(small, dim=1), *large) for block in torch.split(whole, BLOCK, dim=1)]
 
 
 def _as_parameter(flat: Tensor, parameter: Tensor) -> Tensor:
