@@ -112,7 +112,11 @@ class FusedCalls(TorchFunctionMode):
     def _contiguous(self, x: Tensor, *, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
         """Images lie with channels last here, and stay so: as any tensor that is in order, they are given back."""
         plain = memory_format == torch.contiguous_format and x.dim() == 4
-        return x if plain and x.is_contiguous(memory_format=torch.channels_last) else x.contiguous(memory_format=memory_format)
+        return (
+            x
+            if plain and x.is_contiguous(memory_format=torch.channels_last)
+            else x.contiguous(memory_format=memory_format)
+        )
 
     def _check_rows(self, x: Tensor, weight: Tensor) -> None:
         rows = self._sink.patients * self._sink.rows

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 2**28  # bytes of gradients: one for each patient of a batch
 BLOCK = 2**14  # numbers of a patient that are squared, or added, at a time: in double precision they fit the cache
+SMALL = 2**11  # numbers up to which layers share a block
 
 
 class FusedEngine:
@@ -143,7 +144,7 @@ def _blocks(found: dict[Tensor, Tensor], by_size: Sequence[Tensor], patients: in
             continue
         gradient = gradient.movedim(2, -1) if gradient.dim() == 5 else gradient  # as it lies in memory
         flat = gradient[:patients].flatten(1)
-        if parameter.numel() <= BLOCK:
+        if parameter.numel() <= SMALL:
             small.append(flat)
             continue
         large.append(flat)

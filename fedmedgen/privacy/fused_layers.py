@@ -123,12 +123,12 @@ class GroupNorm(torch.autograd.Function):
         groups, eps = how
         pixels = _pixels(x)
         mean = _by_channel(_over_group(pixels.mean(dim=1), groups), pixels)
-        centred = pixels - mean
-        variance = _over_group((centred * centred).mean(dim=1), groups)
+        variance = _over_group((pixels - mean).square_().mean(dim=1), groups)
         inverse = _by_channel((variance + eps).rsqrt(), pixels)
+        slope = inverse * weight
         ctx.save_for_backward(x, mean, inverse, weight)
         ctx.groups, ctx.layer = groups, layer
-        return _like(torch.addcmul(bias, centred, inverse * weight), x)
+        return _like(torch.addcmul(bias - mean * slope, pixels, slope), x)
 
     @staticmethod
     @once_differentiable
@@ -136,8 +136,8 @@ class GroupNorm(torch.autograd.Function):
         x, mean, inverse, weight = ctx.saved_tensors
         layer, sink = ctx.layer, ctx.layer.sink
         pixels, inputs = _pixels(dy), _pixels(x)
-        plain = pixels.sum(dim=1)
-        scaled = ((pixels * inputs).sum(dim=1) - mean[:, 0] * plain) * inverse[:, 0]
+        plain, room = pixels.sum(dim=1), pixels * inputs
+        scaled = (room.sum(dim=1) - mean[:, 0] * plain) * inverse[:, 0]
         layer.add_bias(lambda: sink.by_patient(plain))
         layer.add_weight(lambda: sink.by_patient(scaled))
         dx = None
@@ -145,7 +145,7 @@ class GroupNorm(torch.autograd.Function):
             shared = weight / inputs.shape[1]
             first = _by_channel(_over_group(plain * shared, ctx.groups), pixels)
             slope = -inverse.square() * _by_channel(_over_group(scaled * shared, ctx.groups), pixels)
-            dx = torch.addcmul(-inverse * first - slope * mean, inputs, slope)
+            dx = torch.addcmul(-inverse * first - slope * mean, inputs, slope, out=room)
             dx = _like(dx.addcmul_(pixels, inverse * weight), dy)
         return dx, *[None] * (len(ctx.needs_input_grad) - 1)
 

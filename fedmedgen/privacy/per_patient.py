@@ -107,13 +107,14 @@ def add_clipped_batch(total: Sequence[Tensor], sums: Sequence[Tensor], clip_norm
 
 def _norms(sums: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Of each patient ``[patients]``, in double precision: squares of `PIECE` numbers are added in `dtype`."""
-    found = []
+    found: list[Tensor] = []
     for block in sums:
         whole = block.shape[1] // PIECE * PIECE
-        for part in (block[:, :whole].unflatten(1, (-1, PIECE)), block[:, None, whole:]):
+        for part in (torch.unflatten(block[:, :whole], 1, (-1, PIECE)), block[:, None, whole:]):
             if part.numel():
                 found.append(torch.linalg.vector_norm(part, dim=2, dtype=_at_least(dtype, part)).double().norm(dim=1))
-    return torch.stack(found).norm(dim=0)
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(found), dim=0)
+    return norms
 
 
 def _at_least(dtype: torch.dtype, x: Tensor) -> torch.dtype:
