@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from fedmedgen.errors import PrivacyError
 from fedmedgen.privacy import fused_layers as fused
+from fedmedgen.privacy import fused_norms as norms
 from fedmedgen.privacy.fused_layers import Layer, Sink
 
 LONGEST_ATTENTION = 1024  # tokens; beyond, torch's own attention, which keeps no tokens x tokens weights
@@ -60,7 +61,7 @@ class FusedCalls(TorchFunctionMode):
         if weight is None or bias is None or (layer := self._layer(weight, bias)) is None:
             return F.group_norm(x, num_groups, weight, bias, eps)
         self._check_rows(x, weight)
-        return self._apply(fused.GroupNorm, layer, x, weight.detach(), bias.detach(), (num_groups, eps))
+        return self._apply(norms.GroupNorm, layer, x, weight.detach(), bias.detach(), (num_groups, eps))
 
     def _layer_norm(
         self, x: Tensor, normalized_shape: Sequence[int],
@@ -72,7 +73,7 @@ class FusedCalls(TorchFunctionMode):
             raise self._unknown(weight, "a LayerNorm over several dimensions")
         self._check_rows(x, weight)
         x = x if x.device.type == "cpu" else x.to(weight.dtype)  # as autocast has it on a GPU
-        return self._apply(fused.LayerNorm, layer, x, weight.detach(), None if bias is None else bias.detach(), eps)
+        return self._apply(norms.LayerNorm, layer, x, weight.detach(), None if bias is None else bias.detach(), eps)
 
     def _embedding(  # noqa: PLR0913  (torch's own arguments)
         self, indices: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
@@ -86,7 +87,7 @@ class FusedCalls(TorchFunctionMode):
         return self._apply(fused.Embedding, layer, indices, weight.detach())
 
     def _apply(self, function: type[torch.autograd.Function], layer: Layer, *arguments: Any) -> Tensor:
-        with torch.autocast(arguments[0].device.type, enabled=False):
+        with torch.autocast(arguments[0].device.type, enabled=False), torch._C.DisableTorchFunction():
             found: Tensor = function.apply(*arguments, layer, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
         return found
 

@@ -18,6 +18,17 @@ from fedmedgen.privacy.contractions import Window, convolution_weight, embedding
 Context = Any  # of an autograd function
 
 
+def plainly(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Once differentiable, with none of its calls looked at by the mode that is on."""
+
+    @once_differentiable
+    def plain(*arguments: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return backward(*arguments)
+
+    return plain
+
+
 class ClosedError(RuntimeError):
     """A pass backward that isn't the engine's."""
 
@@ -79,12 +90,12 @@ class Convolution(torch.autograd.Function):
         return torch.conv2d(x, weight, bias, *how)
 
     @staticmethod
-    @once_differentiable
+    @plainly
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         layer, patients = ctx.layer, ctx.layer.sink.patients
         dy = dy.contiguous(memory_format=torch.channels_last)
-        layer.add_bias(lambda: _summed(dy.movedim(1, -1), patients))
+        layer.add_bias(lambda: summed(dy.movedim(1, -1), patients))
         layer.add_weight(lambda: convolution_weight(x, dy, weight, patients, ctx.how))
         dx = None
         if ctx.needs_input_grad[0]:
@@ -103,76 +114,13 @@ class Linear(torch.autograd.Function):
         return nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @plainly
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         layer, patients = ctx.layer, ctx.layer.sink.patients
-        layer.add_bias(lambda: _summed(dy, patients))
+        layer.add_bias(lambda: summed(dy, patients))
         layer.add_weight(lambda: linear_weight(x, dy, patients))
         dx = dy @ weight if ctx.needs_input_grad[0] else None
-        return dx, *[None] * (len(ctx.needs_input_grad) - 1)
-
-
-class GroupNorm(torch.autograd.Function):
-    """`group_norm` in channels_last, inside in single precision."""
-
-    @staticmethod
-    def forward(
-        ctx: Context, x: Tensor, weight: Tensor, bias: Tensor, how: tuple[int, float], layer: Layer, *_: Any
-    ) -> Tensor:
-        groups, eps = how
-        pixels = _pixels(x)
-        mean = _by_channel(_over_group(pixels.mean(dim=1), groups), pixels)
-        variance = _over_group((pixels - mean).square_().mean(dim=1), groups)
-        inverse = _by_channel((variance + eps).rsqrt(), pixels)
-        slope = inverse * weight
-        ctx.save_for_backward(x, mean, inverse, weight)
-        ctx.groups, ctx.layer = groups, layer
-        return _like(torch.addcmul(bias - mean * slope, pixels, slope), x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
-        x, mean, inverse, weight = ctx.saved_tensors
-        layer, sink = ctx.layer, ctx.layer.sink
-        pixels, inputs = _pixels(dy), _pixels(x)
-        plain, room = pixels.sum(dim=1), pixels * inputs
-        scaled = (room.sum(dim=1) - mean[:, 0] * plain) * inverse[:, 0]
-        layer.add_bias(lambda: sink.by_patient(plain))
-        layer.add_weight(lambda: sink.by_patient(scaled))
-        dx = None
-        if ctx.needs_input_grad[0]:
-            shared = weight / inputs.shape[1]
-            first = _by_channel(_over_group(plain * shared, ctx.groups), pixels)
-            slope = -inverse.square() * _by_channel(_over_group(scaled * shared, ctx.groups), pixels)
-            dx = torch.addcmul(-inverse * first - slope * mean, inputs, slope, out=room)
-            dx = _like(dx.addcmul_(pixels, inverse * weight), dy)
-        return dx, *[None] * (len(ctx.needs_input_grad) - 1)
-
-
-class LayerNorm(torch.autograd.Function):
-    """`layer_norm` over the last dimension."""
-
-    @staticmethod
-    def forward(
-        ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, layer: Layer, *_: Any
-    ) -> Tensor:
-        y, mean, inverse = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
-        ctx.save_for_backward(x, mean, inverse, weight)
-        ctx.layer = layer
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
-        x, mean, inverse, weight = ctx.saved_tensors
-        layer, patients = ctx.layer, ctx.layer.sink.patients
-        layer.add_bias(lambda: _summed(dy, patients))
-        layer.add_weight(lambda: _summed(dy * ((x - mean) * inverse), patients))
-        dx = None
-        if ctx.needs_input_grad[0]:
-            mask = (True, False, False)
-            dx = torch.ops.aten.native_layer_norm_backward(dy, x, weight.shape, mean, inverse, weight, None, mask)[0]
         return dx, *[None] * (len(ctx.needs_input_grad) - 1)
 
 
@@ -186,7 +134,7 @@ class Embedding(torch.autograd.Function):
         return nn.functional.embedding(indices, weight)  # refuses what would count from the end
 
     @staticmethod
-    @once_differentiable
+    @plainly
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         (indices,), layer = ctx.saved_tensors, ctx.layer
         layer.add_weight(lambda: embedding_weight(indices, dy, layer.sink.patients, layer.weight.shape[0]))
@@ -205,7 +153,7 @@ class Attention(torch.autograd.Function):
         return torch.bmm(weights, v).view(*batch, tokens, -1)
 
     @staticmethod
-    @once_differentiable
+    @plainly
     def backward(ctx: Context, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, weights = ctx.saved_tensors
         shape, dy = dy.shape, dy.reshape(-1, *dy.shape[-2:])
@@ -216,30 +164,10 @@ class Attention(torch.autograd.Function):
         return dq.view(*shape[:-1], -1), dk.view(*shape[:-2], *dk.shape[1:]), dv.view(*shape[:-2], *dv.shape[1:])
 
 
-def _summed(gradient: Tensor, patients: int) -> Tensor:
+def summed(gradient: Tensor, patients: int) -> Tensor:
     """Over all of a patient's rows and places: ``[B, …, C]`` -> ``[patients, C]``, at least in single precision."""
-    return gradient.reshape(patients, -1, gradient.shape[-1]).sum(dim=1, dtype=_at_least_single(gradient))
+    return gradient.reshape(patients, -1, gradient.shape[-1]).sum(dim=1, dtype=at_least_single(gradient))
 
 
-def _pixels(x: Tensor) -> Tensor:
-    """``[B, C, …]`` -> ``[B, pixels, C]`` in one piece, at least in single precision."""
-    pixels = x.flatten(2).transpose(1, 2) if x.dim() > 2 else x[:, None]
-    return pixels.to(_at_least_single(x), memory_format=torch.contiguous_format).contiguous()
-
-
-def _at_least_single(x: Tensor) -> torch.dtype:
+def at_least_single(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _like(pixels: Tensor, x: Tensor) -> Tensor:
-    return pixels.to(x.dtype).transpose(1, 2).view(x.shape)
-
-
-def _over_group(by_channel: Tensor, groups: int) -> Tensor:
-    """Means over the channels of a group: ``[B, C]`` -> ``[B, G]``."""
-    return by_channel.view(len(by_channel), groups, -1).mean(dim=2)
-
-
-def _by_channel(by_group: Tensor, pixels: Tensor) -> Tensor:
-    """``[B, G]`` -> ``[B, 1, C]``."""
-    return by_group.repeat_interleave(pixels.shape[2] // by_group.shape[1], dim=1)[:, None]
