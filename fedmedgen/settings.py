@@ -92,6 +92,7 @@ class EmissionSettings:
 
     count: int = 400
     batch_size: int = 64
+    precision: Literal["fp32", "bf16"] = "fp32"  # of a diffusion network's calls; bf16 is half as fast again
 
     def __post_init__(self) -> None:
         positive("emission", self, "count", "batch_size")

@@ -17,6 +17,7 @@ from fedmedgen.evaluation import segmentation
 from fedmedgen.evaluation.recipe import skipped
 from fedmedgen.evaluation.study import evaluate
 from fedmedgen.models.generators import Generator
+from fedmedgen.models.lean import drawing_in
 from fedmedgen.models.moments import MomentsGenerator
 from fedmedgen.models.saving import save_generator, save_segmenter
 from fedmedgen.models.segmenter import Segmenter
@@ -130,7 +131,7 @@ def drawn_from(store: RunStore, generator: Generator) -> CaseSet:
     settings = store.settings
     generator.to(torch.device("cuda" if torch.cuda.is_available() and settings.runtime.device != "cpu" else "cpu"))
     return emit(
-        generator,
+        drawing_in(generator, settings.emission.precision),
         counts=settings.emission.count,
         settings=settings.generator,
         batch_size=settings.emission.batch_size,

@@ -53,6 +53,11 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
         type=Path,
         help="draw as one site would: with the layers it kept (federation.personal), from its own folder",
     )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        help="bf16 draws half as fast again from a diffusion network, to a rounding (default: the run's own, fp32)",
+    )
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, another set (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -71,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.personal:
         put_personal(generator, arguments.personal)
     counts = counts_of(generator.config.classes, arguments.count, dict(arguments.label))
-    cases = _emit(generator, counts, settings, arguments.seed)
+    cases = _emit(generator, counts, settings, arguments.seed, arguments.precision or settings.emission.precision)
     write_set(cases, arguments.out, format=arguments.format, datasheet=_datasheet(arguments, settings))
     summary = {"out": str(arguments.out), "count": len(cases), "labels": counts, "format": arguments.format}
     if arguments.json:
@@ -118,18 +123,21 @@ def _body_part(word: str) -> str:
     return word
 
 
-def _emit(generator: "Generator", counts: Mapping[str, int], settings: "Settings", seed: int) -> "CaseSet":
+def _emit(
+    generator: "Generator", counts: Mapping[str, int], settings: "Settings", seed: int, precision: str
+) -> "CaseSet":
     from rich.console import Console
     from rich.progress import Progress
 
     from fedmedgen.cli.runs import device_of
     from fedmedgen.emission import emit
+    from fedmedgen.models.lean import drawing_in
 
     device = device_of(settings)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("drawing", total=sum(counts.values()))
         return emit(
-            generator.to(device),
+            drawing_in(generator.to(device), precision),
             counts=counts,
             settings=settings.generator,
             batch_size=settings.emission.batch_size,

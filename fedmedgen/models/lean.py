@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedmedgen.models.denoiser import Denoiser
+from fedmedgen.models.generators import Generator
 
 LONGEST_ATTENTION = 1024  # tokens; beyond, torch's own attention
 
@@ -19,6 +20,11 @@ def lean(denoiser: Denoiser) -> Denoiser:
     copied = copy.copy(denoiser)  # of the family's own class: a latent one keeps its autoencoder
     copied._modules = {**denoiser._modules, "unet": LeanNetwork(denoiser.unet)}
     return copied
+
+
+def drawing_in(generator: Generator, precision: str) -> Generator:
+    """The generator as it draws in "fp32" or "bf16": a lean copy of a denoiser; others know no other precision."""
+    return lean(generator) if precision == "bf16" and isinstance(generator, Denoiser) else generator
 
 
 class LeanNetwork(nn.Module):

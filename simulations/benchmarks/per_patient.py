@@ -6,19 +6,20 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedmedgen.errors import PrivacyError
 from simulations.benchmarks.memory import peak_megabytes
 from simulations.benchmarks.methods import Step, methods
-from simulations.benchmarks.subject import loss, network, patients
+from simulations.benchmarks.subject import Transformer, loss, network, patients
 from simulations.benchmarks.timing import Times, in_turn, machine, one_thread, peak_gflops, ratio
 
 BATCH, DRAWS, REPEATS, CLIP_NORM = 128, 8, 3, 0.5
 TOLERANCE = {"fp32": 1e-5, "bf16": 2**-5}  # of the clipped sum, beside one patient at a time in fp32
 RIVALS = ("one_at_a_time", "hooks", "hooks_einsum", "functorch", "vmap", "opake")
 OURS = ("fused_fp32", "fused_bf16")
+BESIDE = ("ordinary_fp32", "ordinary_bf16", "one_at_a_time", *OURS)  # of those measured on the transformer, too
 SEVERAL = ("ordinary_fp32", "one_at_a_time", "fused_fp32", "fused_bf16")  # of those compared with several draws
 
 
@@ -36,6 +37,12 @@ def lines(found: dict[str, Any]) -> list[str]:
         f" {_number(found['errors'].get(name), '.1e')} | {_number(each.get('peak_megabytes'), '.0f')} |"
         for name, each in found["methods"].items()
     ]
+    beside = [
+        f"| {name} | {each['rows_per_second']:.1f} |"
+        f" {each['rows_per_second'] / found['methods'][name]['rows_per_second']:.2f} |"
+        f" {_number(each['share_of_peak'], '.0%')} | {_number(found['transformer']['errors'].get(name), '.1e')} |"
+        for name, each in found["transformer"]["methods"].items()
+    ]
     several = [f"| {name} | {value:.1f} |" for name, value in found["milliseconds_per_draw"].items()]
     return [
         f"{found['batch']} patients of one row each, one core ({found['machine']['processor']}):",
@@ -49,6 +56,14 @@ def lines(found: dict[str, Any]) -> list[str]:
         "| method | ms a draw |",
         "| --- | --- |",
         *several,
+        "",
+        f"The same on the diffusion transformer of {found['transformer']['parameters']:,} parameters"
+        f" ({found['transformer']['gigaflops_per_row']:.2f} GFLOP a row; the UNet's {found['parameters']:,} take"
+        f" {found['gigaflops_per_row']:.2f}):",
+        "",
+        "| method | rows a second | of the UNet's | share of the peak | error of the sum |",
+        "| --- | --- | --- | --- | --- |",
+        *beside,
         "",
         *(f"- {name}: {value:.2f} {_spread(spread.get(name))}" for name, value in ratios.items()),
     ]
@@ -77,7 +92,7 @@ def _measured(quick: bool) -> dict[str, Any]:
     ratios = {name: value["median"] for name, value in spread.items()}
     ratios["peak_memory_vs_hooks"] = megabytes["fused_fp32"] / megabytes["hooks"]
     ratios["peak_memory_vs_hooks_einsum"] = megabytes["fused_fp32"] / megabytes["hooks_einsum"]
-    flops, peaks = 3 * _forward_flops(quick), {"fp32": torch.float32, "bf16": torch.bfloat16}
+    flops, peaks = 3 * _forward_flops(model), {"fp32": torch.float32, "bf16": torch.bfloat16}
     reached = {name: peak_gflops(dtype) for name, dtype in peaks.items()}
     return {
         "batch": batch,
@@ -93,7 +108,22 @@ def _measured(quick: bool) -> dict[str, Any]:
             for name, times in single.items()
         },
         "milliseconds_per_draw": {name: 1e3 * median(t) / batch for name, t in several.items()},
+        "transformer": _transformer(quick, batch, repeats, reached),
         "machine": machine(),
+    }
+
+
+def _transformer(quick: bool, batch: int, repeats: int, reached: dict[str, float]) -> dict[str, Any]:
+    """The same of the other denoiser, which has linear layers and norms alone."""
+    model = Transformer(quick=quick)
+    steps = {name: step for name, step in methods(model, CLIP_NORM).items() if name in BESIDE}
+    errors = _errors(steps, patients(min(batch, 16) + 1, 1))
+    times, flops = _times(steps, BESIDE, patients(batch, 1), repeats), 3 * _forward_flops(model)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "gigaflops_per_row": flops / 1e9,
+        "errors": errors,
+        "methods": {name: _described(times[name], batch, flops, reached[_precision(name)], None) for name in BESIDE},
     }
 
 
@@ -132,10 +162,10 @@ def _described(
     }
 
 
-def _forward_flops(quick: bool) -> float:
+def _forward_flops(model: nn.Module) -> float:
     rows = dict(patients(1, 1)[0])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        loss(network(quick=quick), rows)
+        loss(model, rows)
     return float(counter.get_total_flops())
 
 

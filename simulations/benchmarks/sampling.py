@@ -27,6 +27,7 @@ from simulations.benchmarks.timing import in_turn, machine, one_thread, ratio
 CALLS, REFERENCE_CALLS = (10, 20, 40), 250  # of the network, for each image
 TRAINING_STEPS, TRAINING_BATCH = 200, 16
 DRAWN, BATCH = 64, 16
+BATCHES = (1, 4, 8, 16, 32, 64)  # of which the fastest is what `emission.batch_size` should be
 SECOND_ORDER = ("dpmpp", "heun")
 
 
@@ -50,6 +51,12 @@ def lines(found: dict[str, Any]) -> list[str]:
         "| method, calls of the network | images a second | FD |",
         "| --- | --- | --- |",
         *rows,
+        "",
+        f"The lean copy by `dpmpp` in {CALLS[0]} calls:",
+        "",
+        "| images at a time | images a second |",
+        "| --- | --- |",
+        *(f"| {size} | {rate:.1f} |" for size, rate in found["batches"].items()),
         "",
         *(f"- {name}: {value:.2f}" for name, value in found["ratios"].items()),
     ]
@@ -81,10 +88,19 @@ def _measured(quick: bool) -> dict[str, Any]:
         "drawn": drawn,
         "reference_calls": reference_calls,
         "floor": _distance(floor, wanted),
+        "batches": _batches(slim, noise, quick),
         "ratios": ratios,
         "methods": methods,
         "machine": machine(),
     }
+
+
+def _batches(slim: Denoiser, noise: Tensor, quick: bool) -> dict[int, float]:
+    """Images a second, by how many are drawn at a time."""
+    sizes = [size for size in BATCHES if size <= len(noise)]
+    runs = {str(size): partial(_draw, slim, noise[:size], "dpmpp", CALLS[0]) for size in sizes}
+    times = in_turn(runs, 1 if quick else 3)
+    return {size: size / median(times[str(size)]) for size in sizes}
 
 
 class _Unconditional(nn.Module):

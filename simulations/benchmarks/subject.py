@@ -1,11 +1,13 @@
-"""What is measured: a UNet of 1.74 million parameters at 32 x 32 with attention in the middle, and rows for it."""
+"""What is measured: a UNet of 1.74 million parameters at 32 x 32, a transformer of as many, and rows for them."""
 
 import math
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from fedmedgen.models.diffusion_transformer import DiffusionTransformer
 from fedmedgen.privacy.per_patient import Rows
 
 SIZE = 32
@@ -27,10 +29,30 @@ def network(*, quick: bool = False) -> UNet2DModel:
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         )
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                nn.init.normal_(parameter, std=1 / math.sqrt(parameter[0].numel()))
+        _draw_weights(model)
     return model
+
+
+class Transformer(nn.Module):
+    """The diffusion transformer on patches of 4 x 4, without classes, called as the UNet is."""
+
+    def __init__(self, *, quick: bool = False) -> None:
+        super().__init__()
+        width, depth = (32, 1) if quick else (128, 7)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.inner = DiffusionTransformer(16, 1, width, depth, heads=4)
+            _draw_weights(self.inner)
+
+    def forward(self, x: Tensor, timestep: Tensor, return_dict: bool = False) -> tuple[Tensor]:
+        (out,) = self.inner(F.pixel_unshuffle(x, 4), timestep, torch.zeros_like(timestep, dtype=torch.long))
+        return (F.pixel_shuffle(out, 4),)
+
+
+def _draw_weights(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=1 / math.sqrt(parameter[0].numel()))
 
 
 def loss(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pydicom
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -64,6 +65,14 @@ def test_the_words_for_people_name_the_folder_and_the_counts(
     assert call(str(run_folder), "--label", "opacity=2", "--out", str(out), "--format", "npz") == 0
     assert capsys.readouterr().out == f"{out}: 2 synthetic cases (2 opacity)\n"
     assert (out / "set.npz").is_file()
+
+
+def test_a_set_drawn_in_bf16_is_the_same_but_for_a_rounding(run_folder: Path, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        words = ("--label", "opacity=2", "--format", "npz", "--precision", precision)
+        assert call(str(run_folder), *words, "--out", str(tmp_path / precision)) == 0
+    plain, coarse = (np.load(tmp_path / name / "set.npz")["images"].astype(float) for name in ("fp32", "bf16"))
+    assert 0 < np.abs(plain - coarse).max() < 0.1 * np.abs(plain).max()
 
 
 def test_a_folder_in_use_is_left_alone(run_folder: Path, tmp_path: Path) -> None:

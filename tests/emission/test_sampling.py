@@ -9,6 +9,7 @@ from fedmedgen.emission import emit
 from fedmedgen.emission.sampling import label_counts
 from fedmedgen.errors import SettingsError
 from fedmedgen.models.denoiser import Denoiser, build_denoiser
+from fedmedgen.models.lean import drawing_in
 from fedmedgen.settings import GeneratorSettings
 
 TINY = GeneratorSettings(unshuffle=1, channels=(8, 16), attention=(False, False), norm_groups=4, sampler_steps=3)
@@ -33,6 +34,13 @@ def test_so_many_cases_of_each_class_come_out_as_training_cases_with_masks(denoi
         assert case.mask.max() <= 1
         assert (case.split, case.patient) == ("train", None)
     assert len({case.name for case in cases}) == 5
+
+
+def test_in_bf16_the_same_images_come_out_but_for_a_rounding(denoiser: Denoiser) -> None:
+    plain = emit(denoiser, counts=4, settings=TINY, seed=3).images()
+    coarse = emit(drawing_in(denoiser, "bf16"), counts=4, settings=TINY, seed=3).images()
+    assert 0 < np.abs(coarse - plain).max() < 0.1
+    assert np.array_equal(emit(denoiser, counts=4, settings=TINY, seed=3).images(), plain)  # the network is as it was
 
 
 def test_the_same_seed_gives_the_same_set_whatever_the_batch_size(denoiser: Denoiser) -> None:

@@ -32,6 +32,7 @@ def test_every_method_is_measured_and_the_result_is_json_a_page_and_a_plot(
     assert {"one_at_a_time", "hooks", "functorch", "vmap", "fused_fp32", "fused_bf16"} <= set(found["methods"])
     assert found["errors"]["fused_fp32"] < 1e-6
     assert found["errors"]["fused_bf16"] < 2**-5
+    assert found["transformer"]["errors"]["fused_fp32"] < 1e-6
     assert json.loads((tmp_path / "per-patient.json").read_text()) == found
     assert "| fused_bf16 |" in (tmp_path / "per-patient.md").read_text()
     assert (tmp_path / "per-patient.png").stat().st_size > 1000
@@ -63,6 +64,7 @@ def test_a_lean_copy_draws_nearly_the_same_images(capsys: pytest.CaptureFixture[
     assert bench("sampling", "--quick", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ratios"]["lean_vs_diffusers_10"] > 0
+    assert all(rate > 0 for rate in found["batches"].values())
     assert found["methods"]["lean_dpmpp_10"]["fd"] < found["floor"]
 
 
