@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-import pydicom
 import numpy as np
+import pydicom
 import pytest
 import torch
 import yaml
@@ -71,8 +71,8 @@ def test_a_set_drawn_in_bf16_is_the_same_but_for_a_rounding(run_folder: Path, tm
     for precision in ("fp32", "bf16"):
         words = ("--label", "opacity=2", "--format", "npz", "--precision", precision)
         assert call(str(run_folder), *words, "--out", str(tmp_path / precision)) == 0
-    plain, coarse = (np.load(tmp_path / name / "set.npz")["images"].astype(float) for name in ("fp32", "bf16"))
-    assert 0 < np.abs(plain - coarse).max() < 0.1 * np.abs(plain).max()
+    plain, coarse = (np.load(tmp_path / name / "set.npz")["train_images"].astype(float) for name in ("fp32", "bf16"))
+    assert 0 < np.abs(plain - coarse).mean() < 2  # of 255, from a network that has learned nothing
 
 
 def test_a_folder_in_use_is_left_alone(run_folder: Path, tmp_path: Path) -> None:
