@@ -91,7 +91,7 @@ class EmissionSettings:
     """The synthetic set at the end of a study."""
 
     count: int = 400
-    batch_size: int = 64
+    batch_size: int = 32  # the fastest on a core: docs/results/sampling.md
     precision: Literal["fp32", "bf16"] = "fp32"  # of a diffusion network's calls; bf16 is half as fast again
 
     def __post_init__(self) -> None:
