@@ -29,6 +29,7 @@ class FusedCalls(TorchFunctionMode):
     def __init__(self, sink: Sink, names: Mapping[Tensor, str], weights: "Weights") -> None:
         super().__init__()
         self._sink, self._names, self._weights = sink, names, weights
+        self._lent: list[tuple[Tensor, int]] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -112,12 +113,21 @@ class FusedCalls(TorchFunctionMode):
 
     def _contiguous(self, x: Tensor, *, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
         """Images lie with channels last here, and stay so: as any tensor that is in order, they are given back."""
-        plain = memory_format == torch.contiguous_format and x.dim() == 4
-        return (
-            x
-            if plain and x.is_contiguous(memory_format=torch.channels_last)
-            else x.contiguous(memory_format=memory_format)
-        )
+        if x.dim() != 4 or memory_format != torch.contiguous_format or x.is_contiguous():
+            return x.contiguous(memory_format=memory_format)
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            return x.contiguous()
+        self._lent.append((x, x._version))
+        return x
+
+    def _as_strided(self, *_: Any, **__: Any) -> Tensor:
+        raise UnknownUseError("`as_strided`, which reads images as they lie")
+
+    def check_lent(self) -> None:
+        """**Raises** `UnknownUseError` if an image that was given back by `contiguous` is no longer as it was."""
+        lent, self._lent = self._lent, []
+        if any(x._version != version for x, version in lent):
+            raise UnknownUseError("an image that is changed in place after `contiguous`")
 
     def _check_rows(self, x: Tensor, weight: Tensor) -> None:
         rows = self._sink.patients * self._sink.rows
@@ -137,6 +147,8 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.embedding: FusedCalls._embedding,
     F.scaled_dot_product_attention: FusedCalls._attention,
     Tensor.contiguous: FusedCalls._contiguous,
+    Tensor.as_strided: FusedCalls._as_strided,
+    torch.as_strided: FusedCalls._as_strided,
 }
 
 

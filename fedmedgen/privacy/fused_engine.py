@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 
 from fedmedgen.privacy.fused_calls import FusedCalls, UnknownUseError, Weights
 from fedmedgen.privacy.fused_layers import Sink
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BATCH = 2**28  # bytes of gradients: one for each patient of a batch
 BLOCK = 2**14  # numbers of a patient that are squared, or added, at a time: in double precision they fit the cache
+CHECKPOINT = "a checkpoint, whose second way forward no layer here would see"
 SMALL = 2**11  # numbers up to which layers share a block
 
 
@@ -45,7 +47,7 @@ class FusedEngine:
         size = 4 * sum(parameter.numel() for parameter in trainable(model))
         self._max_rows, self._max_patients = max_rows, max(1, LARGEST_BATCH // size)
         self._instead: ReferenceEngine | None = None
-        self._tried = False
+        self._tried: set[Any] = set()  # shapes of rows
 
     @property
     def instead(self) -> ReferenceEngine | None:
@@ -68,8 +70,8 @@ class FusedEngine:
         total = torch.zeros(sum(p.numel() for p in by_size), dtype=torch.float64, device=by_size[0].device)
         weights, filled = Weights(), [rows for rows in patients if num_rows(rows)]
         with training_mode(self._model):
-            if filled and not self._tried:
-                self._try(filled[0], names, weights)
+            for rows in filled:
+                self._try(rows, names, weights)
             for batch, present in self._batches(filled):
                 sums = _blocks(self._summed(batch, names, weights), by_size, present)
                 add_clipped_batch(
@@ -93,10 +95,13 @@ class FusedEngine:
                 yield batch + batch[-1:] * (size - len(batch)), len(batch)
 
     def _try(self, rows: Rows, names: dict[Tensor, str], weights: Weights) -> None:
-        """Both passes on two and on three rows of zeros: of no patient, so none decides who takes the model.
+        """Both passes on two and on three rows of zeros of this shape, once: their numbers are no patient's.
 
         **Raises** `UnknownUseError` for whatever they trip over.
         """
+        shape = tuple((key, value.shape[1:], value.dtype) for key, value in sorted(rows.items()))
+        if shape in self._tried:
+            return
         one = {key: torch.zeros_like(value[:1]) for key, value in rows.items()}
         for count in (2, 3):
             try:
@@ -105,7 +110,7 @@ class FusedEngine:
                 raise
             except Exception as error:
                 raise UnknownUseError(f"a layer or the loss: {type(error).__name__}: {error}") from error
-        self._tried = True
+        self._tried.add(shape)
 
     def _summed(self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights) -> dict[Tensor, Tensor]:
         """The patients' sums; of one who has more rows than fit, part after part."""
@@ -122,12 +127,13 @@ class FusedEngine:
     def _gradients(self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights) -> dict[Tensor, Tensor]:
         sink = Sink(len(batch), num_rows(batch[0]))
         joined = {key: torch.cat([rows[key] for rows in batch]) for key in batch[0]}
-        with FusedCalls(sink, names, weights):
+        with FusedCalls(sink, names, weights) as calls, disable_saved_tensors_hooks(CHECKPOINT):
             total = row_losses(self._model, self._loss, joined, self._precision).sum()
-            unseen: Sequence[Tensor | None] = ()
-            if total.requires_grad:
-                sink.is_open = True  # and in the mode, for what is computed a second time on the way back
-                unseen = torch.autograd.grad(total, list(names), allow_unused=True)
+            calls.check_lent()
+        unseen: Sequence[Tensor | None] = ()
+        if total.requires_grad:
+            sink.is_open = True
+            unseen = torch.autograd.grad(total, list(names), allow_unused=True)
         for name, gradient in zip(names.values(), unseen, strict=False):
             if gradient is not None:
                 raise UnknownUseError(f"{name}: a use outside convolution, linear, norm and embedding layers")

@@ -18,17 +18,6 @@ from fedmedgen.privacy.contractions import Window, convolution_weight, embedding
 Context = Any  # of an autograd function
 
 
-def plainly(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Once differentiable, with none of its calls looked at by the mode that is on."""
-
-    @once_differentiable
-    def plain(*arguments: Any) -> Any:
-        with torch._C.DisableTorchFunction():
-            return backward(*arguments)
-
-    return plain
-
-
 class ClosedError(RuntimeError):
     """A pass backward that isn't the engine's."""
 
@@ -90,7 +79,7 @@ class Convolution(torch.autograd.Function):
         return torch.conv2d(x, weight, bias, *how)
 
     @staticmethod
-    @plainly
+    @once_differentiable
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         layer, patients = ctx.layer, ctx.layer.sink.patients
@@ -114,7 +103,7 @@ class Linear(torch.autograd.Function):
         return nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    @plainly
+    @once_differentiable
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         layer, patients = ctx.layer, ctx.layer.sink.patients
@@ -134,7 +123,7 @@ class Embedding(torch.autograd.Function):
         return nn.functional.embedding(indices, weight)  # refuses what would count from the end
 
     @staticmethod
-    @plainly
+    @once_differentiable
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         (indices,), layer = ctx.saved_tensors, ctx.layer
         layer.add_weight(lambda: embedding_weight(indices, dy, layer.sink.patients, layer.weight.shape[0]))
@@ -153,7 +142,7 @@ class Attention(torch.autograd.Function):
         return torch.bmm(weights, v).view(*batch, tokens, -1)
 
     @staticmethod
-    @plainly
+    @once_differentiable
     def backward(ctx: Context, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v, weights = ctx.saved_tensors
         shape, dy = dy.shape, dy.reshape(-1, *dy.shape[-2:])

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from fedmedgen.privacy.fused_layers import Context, Layer, at_least_single, plainly, summed
+from fedmedgen.privacy.fused_layers import Context, Layer, at_least_single, summed
 
 
 class GroupNorm(torch.autograd.Function):
@@ -26,7 +27,7 @@ class GroupNorm(torch.autograd.Function):
         return _like(torch.addcmul(bias - mean * slope, pixels, slope), x)
 
     @staticmethod
-    @plainly
+    @once_differentiable
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         x, mean, inverse, weight = ctx.saved_tensors
         layer, sink = ctx.layer, ctx.layer.sink
@@ -58,7 +59,7 @@ class LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @plainly
+    @once_differentiable
     def backward(ctx: Context, dy: Tensor) -> tuple[Any, ...]:
         x, mean, inverse, weight = ctx.saved_tensors
         layer, patients = ctx.layer, ctx.layer.sink.patients

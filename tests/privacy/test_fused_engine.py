@@ -226,13 +226,86 @@ def of_checkpoint(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
     return checkpoint(model, rows["x"], use_reentrant=False).square().mean(dim=(1, 2))
 
 
+class Checkpointed(nn.Module):
+    """Its second layer is computed again on the way back, where no call is seen; its square weights fit either way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = checkpoint(self.second, self.first(x), use_reentrant=False)
+        return found
+
+
+class Laid(nn.Module):
+    """Tokens as images that `contiguous` may give back as they lie, which `then` would find out."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.mix, self.conv, self.then = nn.Linear(4, 4), nn.Conv2d(4, 4, 1), then
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.mix(x) + 1
+        image = self.then(tokens.view(-1, 4, 4, 4).permute(0, 3, 1, 2).contiguous())
+        found: Tensor = self.conv(image).flatten(2).transpose(1, 2) + tokens
+        return found
+
+
+def strided(image: Tensor) -> Tensor:
+    return image.as_strided(image.shape, (64, 16, 4, 1))
+
+
+def doubled(image: Tensor) -> Tensor:
+    return image.mul_(2)
+
+
+def as_it_is(image: Tensor) -> Tensor:
+    return image.contiguous()
+
+
+@pytest.mark.parametrize("model", [Checkpointed(), Laid(doubled), Laid(strided)], ids=["again", "in place", "strided"])
+def test_what_the_engine_would_not_see_is_named(model: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    FusedEngine(model, of_sequence).clipped_sum([{"x": torch.randn(2, 16, 4)}], 1.0)
+    assert "the reference engine takes the whole model" in caplog.text
+
+
+def test_an_image_that_contiguous_gives_back_stays_with_the_engine() -> None:
+    engine = FusedEngine(Laid(as_it_is), of_sequence)
+    engine.clipped_sum([{"x": torch.randn(2, 16, 4)}], 1.0)
+    assert engine.instead is None
+
+
+def test_rows_of_another_shape_are_tried_too(caplog: pytest.LogCaptureFixture) -> None:
+    class Sized(nn.Module):
+        """Its table of places is for pictures of 16 tokens alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.places, self.mix = Places(16), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.places(x) if x.shape[1] == 16 else self.mix(x)
+            return found
+
+    model, people = Sized(), [{"x": torch.randn(1, 9, 4)}, *({"x": torch.randn(1, 16, 4)} for _ in range(16))]
+    wanted = ReferenceEngine(model, of_sequence).clipped_sum(people, 0.1)
+    assert distance(FusedEngine(model, of_sequence).clipped_sum(people, 0.1), wanted) < 1e-6
+    assert "the reference engine takes the whole model" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("model", "loss"),
     [
+        (Checkpointed(), of_sequence), (Laid(doubled), of_sequence), (Laid(strided), of_sequence),
+        (Laid(as_it_is), of_sequence),
         (Places(16), of_sequence), (nn.Linear(4, 4), of_tokens_first), (nn.Linear(4, 4), of_doubled),
         (nn.Linear(4, 4), of_adversary), (nn.Linear(4, 4), of_penalty), (nn.Linear(4, 4), of_checkpoint),
     ],
-    ids=["places", "tokens first", "doubled", "adversary", "penalty", "checkpoint"],
+    ids=[
+        "again", "in place", "strided", "as it is", "places", "tokens first", "doubled", "adversary", "penalty",
+        "checkpoint",
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("rows", [[1] * 16, [4] * 9, [2, 2, 16]])
 def test_no_trick_of_shapes_or_gradients_moves_a_sum_unseen(
