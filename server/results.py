@@ -91,8 +91,9 @@ def _shared(rounds: Rounds | None) -> dict[str, Any]:
     agreed = rounds.agreed if rounds else None
     if agreed is None or agreed.shared is None:
         return {"accountant": ACCOUNTANT}
-    epsilon_alone = agreed.epsilon_alone
-    return {"accountant": SHARED_ACCOUNTANT, "secure_sum": {**vars(agreed.shared), "epsilon_alone": epsilon_alone}}
+    bits = {row["stage"]: int(row["bits_per_number"]) for row in rounds.rows if row.get("bits_per_number")}
+    found = {**vars(agreed.shared), "epsilon_alone": agreed.epsilon_alone, "bits_per_number": bits}
+    return {"accountant": SHARED_ACCOUNTANT, "secure_sum": found}
 
 
 def _site(study: "Study", rounds: Rounds, member: Member) -> dict[str, Any]:

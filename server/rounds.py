@@ -226,6 +226,7 @@ def _row(stage: str, number: int, outcome: Outcome, patients: int, epsilon: floa
         "loss": "" if outcome.loss is None else outcome.loss,
         "bytes_up": outcome.bytes_up,
         "bytes_down": outcome.bytes_down,
+        "bits_per_number": outcome.bits or "",
         "seconds": round(outcome.seconds, 3),
         "update_norm": "" if outcome.update_norm is None else outcome.update_norm,
     }

@@ -27,7 +27,7 @@ CHECKPOINT, BEFORE, MEMBERS = "checkpoint.json", "checkpoint-before.json", "memb
 Arrays = dict[str, NDArray[np.float32]]
 COLUMNS = (
     "stage", "round", "site", "status", "reason", "patients_declared", "epsilon", "loss",
-    "bytes_up", "bytes_down", "seconds", "update_norm",
+    "bytes_up", "bytes_down", "bits_per_number", "seconds", "update_norm",
 )  # fmt: skip
 
 

@@ -108,7 +108,8 @@ class Attempt:
         return [
             Outcome(
                 site, records.DONE if site in self.collecting.finished else "failed", self.lost.get(site, ""),
-                bytes_up=self.bytes_up.get(site, 0), bytes_down=self.bytes_down.get(site, 0), seconds=seconds,
+                bytes_up=self.bytes_up.get(site, 0), bytes_down=self.bytes_down.get(site, 0),
+                bits=8 * self.collecting.terms.width, seconds=seconds,
             )
             for site in sorted(self.members)
         ]  # fmt: skip

@@ -51,6 +51,7 @@ class Outcome:
     update_norm: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    bits: int = 0  # of a number of a masked vector; 0 where none was masked
     seconds: float = 0.0
 
 

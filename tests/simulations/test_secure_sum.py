@@ -56,6 +56,9 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
     result = json.loads((run / "result.json").read_text())
     claims = result["privacy"]
     assert (claims["accountant"], claims["secure_sum"]["colluders"]) == ("Renyi (Skellam noise)", 1)
+    bits = claims["secure_sum"]["bits_per_number"]
+    assert set(bits) == {"statistics", "generator"}
+    assert set(bits.values()) <= {16, 24, 32, 40}
     assert claims["epsilon"] <= 10.0 < claims["secure_sum"]["epsilon_alone"]
     spent = spending_in(run / "sites" / "site-1" / "ledger.jsonl", key=None, head_path=None)
     assert (spent.epsilon, spent.alone) == pytest.approx((claims["epsilon"], claims["secure_sum"]["epsilon_alone"]))
@@ -69,6 +72,7 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
     assert "4 sites share one noise. The server and one of the other sites may work together against a site" in page
     assert "trusts itself alone" not in page
     assert "leaves with Skellam noise" in page
+    assert f"Whole numbers of {bits['statistics']} bits (statistics), {bits['generator']} bits (generator)" in page
     assert "all sites together add Skellam noise" in page
     kinds = {asked.metadata.message_type for asked, _ in wire}
     assert kinds == {"query", *map(records.of_phase, records.PHASES)}
