@@ -54,8 +54,8 @@ def _shared(sums: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
     return [
         ("Trusted", f"{sums['sites']} sites share one noise. The server and {others} may work together against a site; "
          f"if all the others do, only epsilon {alone} holds."),
-        ("Masked vectors", f"Whole numbers of {bits or 'so many bits'}, chosen so that a sum wraps around with a chance "
-         "of 2^-40 at most."),
+        ("Masked vectors", f"Whole numbers of {bits or 'so many bits'}, so that a sum wraps around with a chance of "
+         "2^-40 at most."),
         ("Several sites", f"{one(unit).capitalize()} that several sites hold is protected less; how much less "
          "isn't reckoned here."),
     ]  # fmt: skip
