@@ -88,8 +88,7 @@ def _privacy(study: "Study", rounds: Rounds | None) -> dict[str, Any]:
 
 def _shared(rounds: Rounds | None) -> dict[str, Any]:
     """How epsilon was reckoned; where sites share their noise, whom it holds against, and what holds beyond."""
-    agreed = rounds.agreed if rounds else None
-    if agreed is None or agreed.shared is None:
+    if rounds is None or (agreed := rounds.agreed) is None or agreed.shared is None:
         return {"accountant": ACCOUNTANT}
     bits = {row["stage"]: int(row["bits_per_number"]) for row in rounds.rows if row.get("bits_per_number")}
     found = {**vars(agreed.shared), "epsilon_alone": agreed.epsilon_alone, "bits_per_number": bits}
