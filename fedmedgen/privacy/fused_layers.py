@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fedmedgen.privacy.contractions import Window, convolution_weight, embedding_weight, linear_weight
+from fedmedgen.privacy.per_patient import at_least
 
 Context = Any  # of an autograd function
 
@@ -155,8 +156,4 @@ class Attention(torch.autograd.Function):
 
 def summed(gradient: Tensor, patients: int) -> Tensor:
     """Over all of a patient's rows and places: ``[B, …, C]`` -> ``[patients, C]``, at least in single precision."""
-    return gradient.reshape(patients, -1, gradient.shape[-1]).sum(dim=1, dtype=at_least_single(gradient))
-
-
-def at_least_single(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+    return gradient.reshape(patients, -1, gradient.shape[-1]).sum(dim=1, dtype=at_least(torch.float32, gradient))

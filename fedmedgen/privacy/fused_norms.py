@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedmedgen.privacy.fused_layers import Context, Layer, at_least_single, summed
+from fedmedgen.privacy.fused_layers import Context, Layer, summed
+from fedmedgen.privacy.per_patient import at_least
 
 
 class GroupNorm(torch.autograd.Function):
@@ -75,7 +76,7 @@ class LayerNorm(torch.autograd.Function):
 def _pixels(x: Tensor) -> Tensor:
     """``[B, C, …]`` -> ``[B, pixels, C]`` in one piece, at least in single precision."""
     pixels = x.flatten(2).transpose(1, 2) if x.dim() > 2 else x[:, None]
-    return pixels.to(at_least_single(x), memory_format=torch.contiguous_format).contiguous()
+    return pixels.to(at_least(torch.float32, x), memory_format=torch.contiguous_format).contiguous()
 
 
 def _like(pixels: Tensor, x: Tensor) -> Tensor:

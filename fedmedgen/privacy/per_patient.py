@@ -103,7 +103,7 @@ def add_clipped_batch(total: Sequence[Tensor], sums: Sequence[Tensor], clip_norm
     scales = clip_norm / norms[counted].clamp(min=clip_norm * rows)
     everyone = bool(counted.all())
     for part, block in zip(total, sums, strict=True):  # each block stays in the cache
-        own = (block if everyone else block[counted]).to(_at_least(torch.float32, block))
+        own = (block if everyone else block[counted]).to(at_least(torch.float32, block))
         part.addmv_(own.to(torch.float64).T, scales)
 
 
@@ -114,12 +114,13 @@ def _norms(sums: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         whole = block.shape[1] // PIECE * PIECE
         for part in (torch.unflatten(block[:, :whole], 1, (-1, PIECE)), block[:, None, whole:]):
             if part.numel():
-                found.append(torch.linalg.vector_norm(part, dim=2, dtype=_at_least(dtype, part)).double().norm(dim=1))
+                found.append(torch.linalg.vector_norm(part, dim=2, dtype=at_least(dtype, part)).double().norm(dim=1))
     norms: Tensor = torch.linalg.vector_norm(torch.stack(found), dim=0)
     return norms
 
 
-def _at_least(dtype: torch.dtype, x: Tensor) -> torch.dtype:
+def at_least(dtype: torch.dtype, x: Tensor) -> torch.dtype:
+    """The tensor's own type, or `dtype` if that holds more."""
     return torch.promote_types(dtype, x.dtype)
 
 
