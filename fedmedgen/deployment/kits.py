@@ -23,7 +23,7 @@ from fedmedgen.errors import RunError
 
 PLACE_OF_DATA = "/path/to/the/radiographs"
 CHECKOUT = Path(fedmedgen.__file__).resolve().parents[1]
-NO_CODE = (".git", ".venv", "venv", "runs", ".*_cache", "__pycache__")  # through which Flower would walk, for minutes
+NO_CODE = (".git", ".venv", "venv", "runs", ".*_cache", ".hypothesis", "__pycache__")  # Flower would walk for minutes
 
 
 @dataclass

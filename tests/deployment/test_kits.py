@@ -3,6 +3,7 @@
 import json
 import stat
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -329,6 +330,13 @@ def test_a_container_sees_the_radiographs_where_the_policy_looks_for_them(
     kits.provision(replace(PROJECT, sites=(replace(NORTH, data_root=data_root),)), tmp_path)
     compose = yaml.safe_load((tmp_path / "sites" / "north" / "compose.yaml").read_text())
     assert compose["services"]["site"]["volumes"] == ["./:/kit", volume]
+
+
+def test_what_tools_leave_in_a_checkout_and_take_away_again_is_not_copied_into_a_kit() -> None:
+    left = [line.strip("/") for line in (kits.CHECKOUT / ".gitignore").read_text().split() if line.startswith(".")]
+    folders = [name for name in left if name != ".coverage"]
+    assert folders
+    assert [name for name in folders if not any(fnmatch(name, pattern) for pattern in kits.NO_CODE)] == []
 
 
 def test_a_kit_says_whose_it_must_be_and_where_the_ledgers_head_may_lie(out: Path) -> None:
