@@ -12,6 +12,7 @@ class SecureSumSettings:
 
     aggregation: Literal["plain", "secure"] = "plain"  # secure: masked vectors, and one noise that all sites share
     colluders: int = 1  # of a secure sum: sites that may side with the server
+    masks: bool = True  # false: the same sum in the clear, where colluders leave every site all of its own noise
     threshold: int = 0  # sites that must finish it; 0: four in five
     attempts: int = 1  # at it in each round, each planned and paid for
 

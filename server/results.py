@@ -91,7 +91,8 @@ def _shared(rounds: Rounds | None) -> dict[str, Any]:
     if rounds is None or (agreed := rounds.agreed) is None or agreed.shared is None:
         return {"accountant": ACCOUNTANT}
     bits = {row["stage"]: int(row["bits_per_number"]) for row in rounds.rows if row.get("bits_per_number")}
-    found = {**vars(agreed.shared), "epsilon_alone": agreed.epsilon_alone, "bits_per_number": bits}
+    masked = rounds.store.settings.federation.masks
+    found = {**vars(agreed.shared), "masked": masked, "epsilon_alone": agreed.epsilon_alone, "bits_per_number": bits}
     return {"accountant": SHARED_ACCOUNTANT, "secure_sum": found}
 
 

@@ -82,6 +82,7 @@ class Attempt:
         shared, length = rounds.agreed.shared, sum(int(np.prod(shape)) for shape in shapes.values())
         whole = WholeGrid(next(s for s in rounds.agreed.stages if s.name == stage.name), shared, length)
         terms = Terms(
+            masked=rounds.store.settings.federation.masks,
             session=secrets.token_hex(16), task=messages.unpack_request(asked).digest, attempt=attempt,
             sites=tuple(sorted(members)), threshold=shared.threshold, colluders=shared.colluders,
             length=length, width=whole.width(sum(member.weight(stage.name) for member in members.values())),

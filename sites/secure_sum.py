@@ -107,6 +107,8 @@ class SummingSite(Site):
             )
         if plan.shared_noise(settings, len(terms.sites)) != terms.shared:
             raise PolicyError("the terms share the noise otherwise than the study's settings say")
+        if settings.federation.masks != terms.masked:
+            raise PolicyError("the terms mask vectors otherwise than the study's settings say")
         agreed = self._agree(request, self.ledger(), terms.shared)
         mechanism = next(item for item in agreed.stages if item.name == request.stage)
         try:

@@ -104,11 +104,11 @@ def of_rounds(noise: Mapping[str, float]) -> float:
 def shared_noise(settings: Settings, sites: int) -> SharedNoise | None:
     """How so many sites share their noise, as the study has it; None where each adds its own."""
     asked = settings.federation
-    return (
-        SharedNoise.of(sites, colluders=asked.colluders, threshold=asked.threshold)
-        if settings.federation.shared
-        else None
-    )
+    if not asked.shared:
+        return None
+    shared = SharedNoise.of(sites, colluders=asked.colluders, threshold=asked.threshold)
+    shared.require_hidden(masked=asked.masks)
+    return shared
 
 
 def plan(

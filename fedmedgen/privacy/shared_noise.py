@@ -33,6 +33,11 @@ class SharedNoise:
         least = (sites + colluders) // 2 + 1
         return cls(sites=sites, colluders=colluders, threshold=threshold or max(least, sites - sites // 5))
 
+    def require_hidden(self, *, masked: bool) -> None:
+        """**Raises** `SettingsError` for vectors without masks, unless each site adds all of the noise by itself."""
+        words = f"{self.sites - 1}, all other sites, for vectors without masks: each site then adds all of the noise"
+        require(masked or self.share >= 1, "federation.colluders", self.colluders, words)
+
     @property
     def share(self) -> float:
         """Of the variance, that each site adds."""

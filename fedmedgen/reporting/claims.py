@@ -50,11 +50,12 @@ def _shared(sums: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
     """Whom the promise of a secure sum holds against, and what is left beyond."""
     most, alone = int(sums["colluders"]), number(float(sums["epsilon_alone"]))
     bits = ", ".join(f"{size} bits ({stage})" for stage, size in sums.get("bits_per_number", {}).items())
+    how = "Masked" if sums.get("masked", True) else "Without masks, since each site adds all of the noise by itself"
     others = "one of the other sites" if most == 1 else f"{most} of the other sites"
     return [
         ("Trusted", f"{sums['sites']} sites share one noise. The server and {others} may work together against a site; "
          f"if all the others do, only epsilon {alone} holds."),
-        ("Masked vectors", f"Whole numbers of {bits or 'so many bits'}, so that a sum wraps around with a chance of "
+        ("Vectors", f"{how}; whole numbers of {bits or 'so many bits'}, so that a sum wraps around with a chance of "
          "2^-40 at most."),
         ("Several sites", f"{one(unit).capitalize()} that several sites hold is protected less; how much less "
          "isn't reckoned here."),

@@ -15,6 +15,7 @@ from scipy import stats
 from fedmedgen.composition import compose
 from fedmedgen.errors import FederationError, SettingsError
 from fedmedgen.federation import packing, records
+from fedmedgen.federation.secure_sum import ring
 from fedmedgen.privacy.ledger import spending_in
 from fedmedgen.reporting.report import write_report
 from simulations.in_process import InProcessGrid
@@ -72,7 +73,9 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
     assert "4 sites share one noise. The server and one of the other sites may work together against a site" in page
     assert "trusts itself alone" not in page
     assert "leaves with Skellam noise" in page
-    assert f"Whole numbers of {bits['statistics']} bits (statistics), {bits['generator']} bits (generator)" in page
+    assert (
+        f"Masked; whole numbers of {bits['statistics']} bits (statistics), {bits['generator']} bits (generator)" in page
+    )
     assert "all sites together add Skellam noise" in page
     kinds = {asked.metadata.message_type for asked, _ in wire}
     assert kinds == {"query", *map(records.of_phase, records.PHASES)}
@@ -102,6 +105,33 @@ def test_a_run_of_the_same_seed_gives_the_same_sum_though_its_masks_are_others(
     for one, other in zip(masked[:half], masked[half:], strict=True):
         difference = np.bincount(one - other, minlength=256)
         assert stats.chisquare(difference).pvalue > 1e-6
+
+
+def test_without_masks_the_same_study_is_summed_in_the_clear_and_its_sites_add_all_of_the_noise(
+    quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = heard(monkeypatch)
+    for masks, alike in (("true", 0.0), ("false", 1.0)):
+        wire.clear()
+        clear = quick((*MOMENTS, "federation.colluders=3", f"federation.masks={masks}"))
+        claims = json.loads((clear / "result.json").read_text())["privacy"]
+        width = claims["secure_sum"]["bits_per_number"]["statistics"] // 8
+        sent = [
+            ring.unpack(packing.unpacked(said.content.array_records[records.ARRAYS])[records.MASKED], width)
+            for asked, said in wire
+            if asked.metadata.message_type == "train.mask"
+        ]
+        seen = ring.to_whole(np.sum(sent, axis=0, dtype=sent[0].dtype), width)
+        assert np.corrcoef(seen, vector(clear))[0, 1] == pytest.approx(alike, abs=0.4 if masks == "true" else 1e-6)
+    assert claims["epsilon"] == pytest.approx(claims["secure_sum"]["epsilon_alone"])
+    assert not claims["secure_sum"]["masked"]
+    assert "Without masks, since each site adds all of the noise" in write_report(clear).read_text()
+
+
+def test_masks_that_hide_a_shared_noise_cant_be_left_out(quick: Quick, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"federation\.colluders.*3, all other sites"):
+        quick((*MOMENTS, "federation.masks=false", f"ledger.root={tmp_path}"))
+    assert not list(tmp_path.rglob("ledger.jsonl"))
 
 
 def lose(monkeypatch: pytest.MonkeyPatch, phase: str, *sites: int) -> None:

@@ -296,12 +296,23 @@ def test_a_server_can_leave_only_so_many_sums_open(
     assert not (Path(policies["north"].folder) / "sums" / f"{third.session}.sum").exists()
 
 
+def test_vectors_go_without_masks_only_where_the_study_says_so(
+    policies: dict[str, SitePolicy], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Sum(policies)
+    told = replace(asked.terms, masked=False, colluders=len(NAMES) - 1, threshold=len(NAMES))
+    monkeypatch.setattr("sites.secure_sum.plan.shared_noise", lambda *_: told.shared)
+    said = asked.ask("north", records.ADVERTISE, told.to_mapping())
+    assert said.config[records.STATUS] == records.REFUSED_POLICY
+    assert "mask vectors otherwise than the study's settings say" in caplog.text
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"threshold": 3}, {"colluders": 2}, {"sites": ["east", "north", "south"]}, {"length": 3},
         {"sites": ["east", "north", "other", "south"]}, {"sites": ["east", "other", "south", "west"]},
-        {"task": "0" * 64},
+        {"task": "0" * 64}, {"masked": False},
     ],
     ids=str,
 )  # fmt: skip

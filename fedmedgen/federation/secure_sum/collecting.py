@@ -48,7 +48,8 @@ class Collecting:
         """
         self.require_enough(len(self.openings), "unmask")
         assert self.total is not None
-        return added(self.total, [*self._own_masks(), *self._pairs_left()], self.terms.width)
+        masks = [*self._own_masks(), *self._pairs_left()]
+        return added(self.total, masks if self.terms.masked else [], self.terms.width)
 
     def _own_masks(self) -> Iterator[tuple[bytes, bool]]:
         for site in self.finished:

@@ -106,8 +106,10 @@ class Party:
             self.held[site] = (pair[:SHARE_BYTES].hex(), pair[SHARE_BYTES:].hex())
 
     def masked(self, numbers: Numbers) -> Numbers:
-        """The numbers under the site's own mask and one for each other site that dealt out shares."""
+        """The numbers under the site's own mask and one for each other site that dealt out shares, if it is masked."""
         self._turn("receive", "mask")
+        if not self.terms.masked:
+            return added(numbers, [], self.terms.width)
         pairs = ((self._mask_key(other), self.site < other) for other in self.held if other != self.site)
         return added(numbers, [(bytes.fromhex(self.seed), True), *pairs], self.terms.width)
 

@@ -25,6 +25,7 @@ class Terms:
     colluders: int
     length: int  # numbers in the vector
     width: int  # bytes to a number of the ring
+    masked: bool = True
 
     def __post_init__(self) -> None:
         require(bool(re.fullmatch(HEX % 32, self.session)), "session", self.session, "32 hexadecimal digits")
@@ -34,7 +35,7 @@ class Terms:
         require(
             1 <= self.length <= 2**27 and 1 <= self.width <= 8, "length and width", (self.length, self.width), "sizes"
         )
-        _ = self.shared
+        self.shared.require_hidden(masked=self.masked)
 
     @property
     def shared(self) -> SharedNoise:

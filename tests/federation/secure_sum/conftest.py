@@ -81,12 +81,14 @@ class Stage:
         threshold: int = 0,
         lost: Mapping[str, str] | None = None,
         seed: int = 0,
+        masked: bool = True,
     ) -> Play:
         names = tuple(f"site-{number:02}" for number in range(sites))
-        shared = SharedNoise.of(sites, colluders=1, threshold=threshold)
+        colluders = 1 if masked else sites - 1
+        shared = SharedNoise.of(sites, colluders=colluders, threshold=threshold)
         terms = Terms(
             session=secrets.token_hex(16), task="0" * 64, attempt=1, sites=names, threshold=shared.threshold,
-            colluders=1, length=length, width=WIDTH,
+            colluders=colluders, length=length, width=WIDTH, masked=masked,
         )  # fmt: skip
         random = np.random.default_rng(seed)
         vectors = {name: random.integers(-100_000, 100_000, length) for name in names}

@@ -1,13 +1,14 @@
 """The sum is that of the plain vectors, whoever is lost; below the threshold there is none."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from fedmedgen.errors import FederationError, ReplyError
+from fedmedgen.errors import FederationError, ReplyError, SettingsError
 from fedmedgen.federation.secure_sum import ring
 from fedmedgen.federation.secure_sum.party import Party
 
@@ -18,6 +19,22 @@ PHASES = ("advertise", "share", "mask", "agree", "unmask")
 def test_the_sum_is_that_of_the_plain_vectors(stage: Any, sites: int) -> None:
     play = stage(sites)
     assert np.array_equal(play.run(), play.plain())
+
+
+@pytest.mark.parametrize("sites", [3, 4, 10, 20])
+def test_with_masks_off_the_same_code_gives_the_same_sum_of_vectors_in_the_clear(stage: Any, sites: int) -> None:
+    play, hidden = stage(sites, masked=False), stage(sites)
+    assert np.array_equal(play.run(), hidden.run())
+    for site, vector in play.vectors.items():
+        assert np.array_equal(ring.to_whole(play.masked[site], 3), vector)
+        assert not np.array_equal(ring.to_whole(hidden.masked[site], 3), vector)
+
+
+@pytest.mark.parametrize(("colluders", "threshold"), [(1, 5), (3, 5), (2, 4)])
+def test_masks_come_off_only_where_each_site_adds_all_of_the_noise(stage: Any, colluders: int, threshold: int) -> None:
+    with pytest.raises(SettingsError, match=r"federation\.colluders.*4, all other sites"):
+        replace(stage(5).terms, colluders=colluders, threshold=threshold, masked=False)
+    assert replace(stage(5).terms, colluders=4, threshold=5, masked=False).shared.share == 1
 
 
 @pytest.mark.parametrize("phase", PHASES)
