@@ -42,6 +42,7 @@ class DataSettings:
     fit: Literal["pad", "squash"] = "pad"
     partition: Literal["natural", "even", "dirichlet", "by-size"] = "natural"
     sites: int = 3
+    largest_sites: int = 0  # of a drawn partition: only so many take part, those with the most patients; 0: all
     alpha: float = 0.5  # Dirichlet concentration over labels
     shares: tuple[float, ...] = ()  # by-size: each site's share
     test_share: float = 0.2  # of patients, where no split is given
@@ -57,6 +58,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         require(len(self.size) == 2 and min(self.size) >= 8, "data.size", self.size, "two numbers of at least 8")
         require(1 <= self.sites <= 1000, "data.sites", self.sites, "from 1 to 1000")
+        words = f"from 0 to data.sites, {self.sites}"
+        require(0 <= self.largest_sites <= self.sites, "data.largest_sites", self.largest_sites, words)
         require(self.alpha > 0, "data.alpha", self.alpha, "above 0")
         require(0 <= self.test_share < 1, "data.test_share", self.test_share, "from 0 to below 1")
         require(self.min_patients >= 1, "data.min_patients", self.min_patients, "at least 1")

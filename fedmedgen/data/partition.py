@@ -63,7 +63,13 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
         mine = [case for unit, owner in zip(units, owners, strict=True) if owner == number for case in unit]
         part = train.with_cases([replace(case, site=site) for case in _unique(mine)])
         parts[site] = _capped(part, data.max_patients)
-    return dict(sorted(parts.items()))
+    return dict(sorted(_largest(parts, data.largest_sites).items()))
+
+
+def _largest(parts: Mapping[str, CaseSet], count: int) -> dict[str, CaseSet]:
+    """So many of the sites, those with the most patients; of as many patients the first by name."""
+    ranked = sorted(parts, key=lambda name: (-len(parts[name].by_patient()), name))
+    return {name: parts[name] for name in ranked[: count or None]}
 
 
 def _units(train: CaseSet) -> list[Unit]:

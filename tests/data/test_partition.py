@@ -59,6 +59,18 @@ def test_every_training_case_is_at_one_site_and_no_patient_at_two(patients, how,
     assert total == len(cases.of_split("train").by_patient())
 
 
+def test_the_largest_sites_alone_hold_what_they_hold_among_all():
+    cases, data = _cases(100), DataSettings(partition="by-size", sites=3, shares=(1.0, 3.0, 2.0), min_patients=1)
+    every = partition(cases, data, seed=0)
+    for count, names in ((1, ["site-2"]), (2, ["site-2", "site-3"])):
+        few = partition(cases, replace(data, largest_sites=count), seed=0)
+        assert list(few) == names
+        for name in names:
+            assert [case.name for case in few[name]] == [case.name for case in every[name]]
+    with pytest.raises(SettingsError, match=r"data\.largest_sites"):
+        replace(data, largest_sites=4)
+
+
 def test_patients_of_one_name_from_two_origins_stay_two_patients():
     cases = _cases(40)
     parts = partition(cases, DataSettings(partition="even", sites=2, min_patients=1), seed=0)
