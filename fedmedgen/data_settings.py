@@ -60,6 +60,8 @@ class DataSettings:
         require(1 <= self.sites <= 1000, "data.sites", self.sites, "from 1 to 1000")
         words = f"from 0 to data.sites, {self.sites}"
         require(0 <= self.largest_sites <= self.sites, "data.largest_sites", self.largest_sites, words)
+        drawn = not self.largest_sites or self.partition != "natural"
+        require(drawn, "data.largest_sites", self.largest_sites, "0 with natural sites: name those in data.only")
         require(self.alpha > 0, "data.alpha", self.alpha, "above 0")
         require(0 <= self.test_share < 1, "data.test_share", self.test_share, "from 0 to below 1")
         require(self.min_patients >= 1, "data.min_patients", self.min_patients, "at least 1")

@@ -18,6 +18,9 @@ class SecureSumSettings:
 
     def __post_init__(self) -> None:
         positive("federation", self, "colluders", "attempts")
+        require(
+            self.masks or self.shared, "federation.masks", self.masks, "true but with federation.aggregation=secure"
+        )
 
     @property
     def shared(self) -> bool:

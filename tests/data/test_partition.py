@@ -69,6 +69,8 @@ def test_the_largest_sites_alone_hold_what_they_hold_among_all():
             assert [case.name for case in few[name]] == [case.name for case in every[name]]
     with pytest.raises(SettingsError, match=r"data\.largest_sites"):
         replace(data, largest_sites=4)
+    with pytest.raises(SettingsError, match=r"data\.largest_sites.*natural"):
+        replace(data, partition="natural", largest_sites=1)
 
 
 def test_patients_of_one_name_from_two_origins_stay_two_patients():

@@ -132,6 +132,8 @@ def test_masks_that_hide_a_shared_noise_cant_be_left_out(quick: Quick, tmp_path:
     with pytest.raises(SettingsError, match=r"federation\.colluders.*3, all other sites"):
         quick((*MOMENTS, "federation.masks=false", f"ledger.root={tmp_path}"))
     assert not list(tmp_path.rglob("ledger.jsonl"))
+    with pytest.raises(SettingsError, match=r"federation\.masks"):
+        compose(["study=demo", "federation.masks=false"])
 
 
 def lose(monkeypatch: pytest.MonkeyPatch, phase: str, *sites: int) -> None:
