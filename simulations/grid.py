@@ -78,14 +78,17 @@ def run_grid(grid: Grid, table: Table, *, runner: Runner, retry: bool = False) -
 
 def measured(job: Job, table: Table, runner: Runner) -> Row:
     """The row of a job that was run to its end or its failure; an interrupted one goes on where it stood."""
-    commit, started = code_commit(), time.monotonic()
+    commit, started, processor = code_commit(), time.monotonic(), time.process_time()
     attempts = _prepare(job, commit, table.attempts(job.key))
+    whole = not (job.folder / "checkpoint.json").is_file()
     _forget_peak()
     try:
         result = runner([*job.words, f"seed={job.seed}"], job.folder)
         if result.get("status") != DONE:
             raise RunError(str(result.get("reason") or "the run has no completed result"))
         row = finished_row(result)
+        if whole:  # of a cell that goes on, the part before is unknown
+            row["cpu_seconds"] = round(time.process_time() - processor, 1)
     except Exception as error:  # any fault of one cell must not cost the others
         row = failed_row(error, time.monotonic() - started)
     return {**job.key, **row, "attempts": attempts, "commit": commit}

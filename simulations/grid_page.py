@@ -18,7 +18,8 @@ TRAINED_ON = {
     "trtr": "real, all sites (TRTR)",
 }
 EXTRAS = {"fd": "FD", "kid": "KID", "coverage": "coverage", "parameters": "parameters",
-          "bytes_per_round": "bytes a round", "training_seconds": "training, s"}  # fmt: skip
+          "bytes_per_round": "bytes a round", "training_seconds": "training, s",
+          "cpu_seconds": "processor, s"}  # fmt: skip
 MOST_CLASSES = 12
 
 

@@ -22,7 +22,8 @@ PAGE = ROOT / "docs" / "privacy.md"
 START, END = "<!-- planted faults: written by make campaign-planted -->", "<!-- end of planted faults -->"
 TESTS_FAILED = 1  # pytest's exit status; collection and usage errors have others
 SECONDS = 600
-COPIED = ("fedmedgen", "server", "sites", "simulations", "tests", "docs", "pyproject.toml", "README.md", "Makefile")
+COPIED = ("fedmedgen", "server", "sites", "simulations", "tests", "docs", "pyproject.toml", "README.md", "Makefile",
+          ".gitignore")  # fmt: skip
 
 
 @dataclass(frozen=True)

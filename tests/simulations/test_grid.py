@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -200,9 +201,25 @@ def test_what_training_cost_becomes_columns_of_the_table_and_the_page(tmp_path: 
     assert {name: finished_row(known)[name] for name in wanted} == wanted
     file = written(tmp_path, cells=CELLS)
     run(file, tmp_path, runner=lambda *_: {**result(0.8), **known})
-    assert "| ours | 0, 1, 2 | 0.999 | 1e-05 | patient | 5,000 ± 0 | 100 ± 0 | 5 ± 0 | 3 ± 0 | 100 ± 0 |" in page(
-        file, tmp_path
+    assert (
+        "| ours | 0, 1, 2 | 0.999 | 1e-05 | patient | 5,000 ± 0 | 100 ± 0 | 5 ± 0 | 0 ± 0 | 3 ± 0 | 100 ± 0 |"
+        in page(file, tmp_path)
     )
+
+
+def test_a_cell_tells_the_processors_seconds_where_all_of_them_are_known(file: Path, tmp_path: Path) -> None:
+    def busy(_: Sequence[str], folder: Path) -> dict[str, Any]:
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        time.sleep(0.2)
+        return result(0.8)
+
+    run(file, tmp_path, runner=Fake(interrupt="ours-0"))
+    run(file, tmp_path, runner=busy)
+    told = [row["cpu_seconds"] for row in rows(tmp_path)]
+    assert told[0] == ""  # it went on from a checkpoint
+    assert all(0.2 <= float(seconds) < 0.4 for seconds in told[1:])
 
 
 def test_a_picture_of_synthetic_cases_stands_on_the_page(tmp_path: Path) -> None:
@@ -230,7 +247,7 @@ def test_the_page_shows_means_paired_differences_and_the_published_figure(file: 
     lines = page(file, tmp_path).splitlines()
     assert "`python -m simulations.grid trial.yaml --out " in lines[2]
     assert str(tmp_path.parent) not in lines[2]
-    assert "| ours | 0, 1, 2 | 0.999 | 1e-05 | patient | 3 ± 0 | 100 ± 0 |" in lines
+    assert "| ours | 0, 1, 2 | 0.999 | 1e-05 | patient | 0 ± 0 | 3 ± 0 | 100 ± 0 |" in lines
     assert "| ours | 0.817 ± 0.021 | 0.900 ± 0.000 |" in lines
     assert "| ours − cheap | auc | 3 | +0.100 | 0.000 | +0.100 to +0.100 |" in lines
     assert "| ours | 8,000 ± 0 | 50.0 ± 0.0 | 95.6 |" in lines
