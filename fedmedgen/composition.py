@@ -63,6 +63,7 @@ def resolve_paths(settings: Settings) -> Settings:
         prior=replace(settings.prior, roots=tuple(_absolute(root) for root in settings.prior.roots)),
         evaluation=replace(settings.evaluation, inception=_absolute(settings.evaluation.inception)),
         ledger=replace(settings.ledger, root=_absolute(settings.ledger.root)),
+        runtime=replace(settings.runtime, kernel_cache=_absolute(settings.runtime.kernel_cache)),
     )
 
 

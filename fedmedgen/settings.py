@@ -126,6 +126,7 @@ class RuntimeSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1  # at a site
     server_threads: int = 2
+    kernel_cache: str = ""  # file where privacy.engine=fused keeps the fastest kernels, measured once; empty: by a rule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,7 @@ def simulate(overrides: Sequence[str] = (), *, backend: str = "", out: str = "",
             f'out="{settings.out}"',
             f'data.root="{settings.data.root}"',
             f'ledger.root="{settings.ledger.root}"',
+            f'runtime.kernel_cache="{settings.runtime.kernel_cache}"',
             f"prior.roots=[{roots}]",
         ]
         run_config = {"overrides": shlex.join([*words, *paths]), "out": settings.out, "resume": False}

@@ -21,6 +21,7 @@ from fedmedgen.federation.messages import unpack_settings
 from fedmedgen.federation.own_data import own_cases
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.federation.secure_policy import SecureSumPolicy, simulated
+from fedmedgen.privacy import kernels
 from fedmedgen.settings import Settings
 from sites.site import Site
 
@@ -42,11 +43,13 @@ def open_site(context: Context, content: RecordDict) -> Site | None:
         if not in_simulation():
             require_checked_bundle(policy)
         torch.set_num_threads(policy.threads)
+        kernels.keep_in(policy.kernel_cache)
         return Site(policy, partial(own_cases, policy))
     if PARTITION not in context.node_config or not in_simulation():
         raise PolicyError('expected policy="…" in the node\'s own configuration (--node-config); there is none')
     settings = unpack_settings(content)
     torch.set_num_threads(settings.runtime.threads)
+    kernels.keep_in(settings.runtime.kernel_cache)
     parts = held(settings.data, settings.seed).parts
     number = int(context.node_config[PARTITION])
     if number >= len(parts):

@@ -16,6 +16,7 @@ from fedmedgen import __version__
 from fedmedgen.data.cases import Case
 from fedmedgen.deployment.guard import BUNDLE
 from fedmedgen.federation import local_round
+from fedmedgen.privacy import kernels
 from fedmedgen.privacy.selfcheck import check_engine
 from fedmedgen.settings import Settings
 from fedmedgen.training.rows import to_device
@@ -30,7 +31,7 @@ def check_once(folder: Path, settings: Settings, stage: str) -> None:
     """
     privacy, device = settings.privacy, local_round.device_of(settings)
     what = json.dumps(_checked(settings, stage, device), sort_keys=True)
-    mark = folder / hashlib.sha256(what.encode()).hexdigest()
+    mark = _mark(folder, what)
     if mark.is_file() and mark.read_text() == what:
         return
     if what not in _passed:
@@ -38,18 +39,24 @@ def check_once(folder: Path, settings: Settings, stage: str) -> None:
         rows = partial(random_rows, settings, stage, model)
         loss = local_round.loss_of(settings, stage)
         check_engine(privacy.engine, model, loss, rows, precision=privacy.precision)
+        what = json.dumps(_checked(settings, stage, device), sort_keys=True)  # with the kernels it has measured
         _passed.add(what)
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(what)
+    _mark(folder, what).write_text(what)
+
+
+def _mark(folder: Path, what: str) -> Path:
+    return folder / hashlib.sha256(what.encode()).hexdigest()
 
 
 def _checked(settings: Settings, stage: str, device: torch.device) -> list[Any]:
-    """Everything that a passed check speaks of: the network, the engine, the machine and the code."""
+    """Everything that a passed check speaks of: the network, the engine, its kernels, the machine and the code."""
     mapping = settings.to_mapping()
     data = {key: mapping["data"][key] for key in ("size", "classes", "mask_classes")}
     machine = [device.type, torch.get_num_threads()]
     if device.type == "cuda":
         machine.append(torch.cuda.get_device_name(device))
+    machine.append(kernels.mark())
     code = [os.environ.get(BUNDLE), __version__, torch.__version__, version("diffusers"), version("opacus")]
     how = [settings.privacy.engine, settings.privacy.precision, settings.privacy.noise_draws]
     networks = [mapping["generator"], mapping["autoencoder"], mapping["segmenter"], mapping["federation"]["personal"]]

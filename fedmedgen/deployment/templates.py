@@ -37,7 +37,7 @@ secure_sum:
 $peers
 
 # Others, with their defaults: ledger_head: ledger/ledger.head (better on another disk), unit: patient, threads: 1,
-# device: auto, smallest_noise_multiplier: 0.3, largest_sample_rate: 0.5, largest_rounds: 500.
+# device: auto, kernel_cache: "", smallest_noise_multiplier: 0.3, largest_sample_rate: 0.5, largest_rounds: 500.
 """
 
 START = """\

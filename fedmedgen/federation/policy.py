@@ -65,6 +65,7 @@ class SitePolicy:
     audit_holdout: float = 0.0  # share of the patients that never take part, for audits to compare with
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    kernel_cache: str = ""  # file where the fused engine keeps the fastest kernels, measured once; empty: by a rule
     bundles: tuple[str, ...] = ()  # SHA-256 of the app bundles that may run here
     unit: Literal["patient", "image"] = "patient"  # of the claim; "image" where ids are missing
     simulation: bool = False
@@ -121,10 +122,11 @@ class SitePolicy:
             raise PolicyError(f"the site's policy at {path} can't be read: {error}") from error
         policy = cls.from_mapping(mapping)
         beside = path.resolve().parent
-        named = (policy.data_root, policy.ledger_head, policy.secure_sum.identity)
-        root, head, identity = (str(beside / name) if name else "" for name in named)
-        secure = replace(policy.secure_sum, identity=identity)
-        return replace(policy, folder=str(beside / policy.folder), data_root=root, ledger_head=head, secure_sum=secure)
+        named = (policy.data_root, policy.ledger_head, policy.kernel_cache, policy.secure_sum.identity)
+        root, head, kernels, identity = (str(beside / name) if name else "" for name in named)
+        secure, folder = replace(policy.secure_sum, identity=identity), str(beside / policy.folder)
+        paths = {"folder": folder, "data_root": root, "ledger_head": head, "kernel_cache": kernels}
+        return replace(policy, **paths, secure_sum=secure)  # type: ignore[arg-type]
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

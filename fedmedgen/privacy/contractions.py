@@ -4,6 +4,7 @@ Every function takes the batch as `patients` groups of equally many rows, in ord
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,10 +15,13 @@ Window = tuple[Pair, Pair, Pair]  # stride, padding, dilation
 
 # Positions of a patient (her rows x output pixels) from which, on a CPU, a call of oneDNN for each patient beats one
 # batched product of unfolded inputs: measured once, for all shapes of a UNet at 32 x 32 (docs/results/fused-engine.md).
-# A rule, not a stopwatch at run time: the same seed gives the same bits, and what the self-check saw is what runs.
 ONE_BY_ONE_FROM = {torch.float32: 256, torch.bfloat16: 1024}
 
 FEWEST_CHANNELS = 8  # of which oneDNN takes convolutions in channels_last; fewer are unfolded, which is little
+
+ONE_BY_ONE, UNFOLDED = "one by one", "unfolded"  # the kernels of `convolution_weight`
+Choose = Callable[[Tensor, Tensor, Tensor, int, Window], str]
+"""From the arguments of `convolution_weight` to the kernel that takes them, by their shapes alone."""
 
 
 def linear_weight(x: Tensor, dy: Tensor, patients: int) -> Tensor:
@@ -26,23 +30,24 @@ def linear_weight(x: Tensor, dy: Tensor, patients: int) -> Tensor:
     return torch.bmm(dy.transpose(1, 2), x)
 
 
-def convolution_weight(x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window) -> Tensor:
+def by_rule(x: Tensor, dy: Tensor, weight: Tensor, patients: int, _: Window) -> str:
+    """The kernel that was the faster where the rule was measured: the same seed gives the same bits on any machine."""
+    if x.device.type != "cpu" or weight.shape[1] < FEWEST_CHANNELS:
+        return UNFOLDED
+    positions = dy.numel() // (weight.shape[0] * patients)
+    return ONE_BY_ONE if positions >= ONE_BY_ONE_FROM.get(x.dtype, math.inf) else UNFOLDED
+
+
+def convolution_weight(
+    x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window, choose: Choose = by_rule
+) -> Tensor:
     """**Shapes** x ``[B, I, H, W]``, dy ``[B, O, H', W']``, both channels_last -> ``[patients, O, I, kH, kW]``.
 
     The result lies in memory as ``[patients, O, kH, kW, I]``.
     """
-    outputs, inputs, *window = weight.shape
-    pointwise = (*window, *how[0], *how[1]) == (1, 1, 1, 1, 0, 0)
-    positions = dy.numel() // (outputs * patients) if inputs >= FEWEST_CHANNELS else 0
-    if not pointwise and x.device.type == "cpu" and positions >= ONE_BY_ONE_FROM.get(x.dtype, math.inf):
-        found = x.new_empty(patients, outputs, *window, inputs).permute(0, 1, 4, 2, 3)
-        each = zip(x.chunk(patients), dy.chunk(patients), found, strict=True)
-        for rows, gradient, own in each:
-            own.copy_(_weight_alone(rows, gradient, weight, how))
-        return found
-    columns = x.movedim(1, -1) if pointwise else _unfolded(x, (window[0], window[1]), how)
-    found = linear_weight(columns, dy.movedim(1, -1), patients)
-    return found.view(patients, outputs, *window, inputs).permute(0, 1, 4, 2, 3)
+    if (*weight.shape[2:], *how[0], *how[1]) == (1, 1, 1, 1, 0, 0):
+        return _placed(linear_weight(x.movedim(1, -1), dy.movedim(1, -1), patients), weight)
+    return KERNELS[choose(x, dy, weight, patients, how)](x, dy, weight, patients, how)
 
 
 def embedding_weight(indices: Tensor, dy: Tensor, patients: int, count: int) -> Tensor:
@@ -54,11 +59,23 @@ def embedding_weight(indices: Tensor, dy: Tensor, patients: int, count: int) -> 
     return found
 
 
-def _weight_alone(x: Tensor, dy: Tensor, weight: Tensor, how: Window) -> Tensor:
-    found: Tensor = torch.ops.aten.convolution_backward(
-        dy, x, weight, None, *how, False, (0, 0), 1, (False, True, False)
-    )[1]
+def _one_by_one(x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window) -> Tensor:
+    outputs, inputs, *window = weight.shape
+    found = x.new_empty(patients, outputs, *window, inputs).permute(0, 1, 4, 2, 3)
+    mask = (False, True, False)
+    for rows, gradient, own in zip(x.chunk(patients), dy.chunk(patients), found, strict=True):
+        own.copy_(torch.ops.aten.convolution_backward(gradient, rows, weight, None, *how, False, (0, 0), 1, mask)[1])
     return found
+
+
+def _unfolded_product(x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window) -> Tensor:
+    height, width = weight.shape[2:]
+    return _placed(linear_weight(_unfolded(x, (height, width), how), dy.movedim(1, -1), patients), weight)
+
+
+def _placed(found: Tensor, weight: Tensor) -> Tensor:
+    outputs, inputs, *window = weight.shape
+    return found.view(len(found), outputs, *window, inputs).permute(0, 1, 4, 2, 3)
 
 
 def _unfolded(x: Tensor, window: Pair, how: Window) -> Tensor:
@@ -74,3 +91,6 @@ def _unfolded(x: Tensor, window: Pair, how: Window) -> Tensor:
         (whole, row * stride[0], pixel * stride[1], row * dilation[0], pixel * dilation[1], channel),
     )
     return windows.reshape(batch, down, across, -1)
+
+
+KERNELS = {ONE_BY_ONE: _one_by_one, UNFOLDED: _unfolded_product}

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
+from fedmedgen.privacy import kernels
+from fedmedgen.privacy.contractions import Choose, by_rule
 from fedmedgen.privacy.fused_calls import FusedCalls, UnknownUseError, Weights
 from fedmedgen.privacy.fused_layers import Sink
 from fedmedgen.privacy.per_patient import (
@@ -39,11 +41,21 @@ class FusedEngine:
     `max_rows` are taken in turn, and summed before the clip. A model with a layer, or a use of a weight, that can't be
     taken so is given to the reference engine as a whole, and the log says why: found out before the first patient,
     on batches of two sizes, for a layer whose input only happens to have as many places as there are rows.
+    `choose` names the kernel of each convolution's weights; without it, what `kernels.keep_in` has set.
     """
 
-    def __init__(self, model: nn.Module, loss: LossPerRow, max_rows: int = 16, *, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossPerRow,
+        max_rows: int = 16,
+        *,
+        precision: str = "fp32",
+        choose: Choose | None = None,
+    ) -> None:
         refuse_batch_statistics(model)
         self._model, self._loss, self._precision = model, loss, known_precision(precision)
+        self._choose = choose or kernels.current()
         size = 4 * sum(parameter.numel() for parameter in trainable(model))
         self._max_rows, self._max_patients = max_rows, max(1, LARGEST_BATCH // size)
         self._instead: ReferenceEngine | None = None
@@ -105,7 +117,7 @@ class FusedEngine:
         one = {key: torch.zeros_like(value[:1]) for key, value in rows.items()}
         for count in (2, 3):
             try:
-                self._gradients([one] * count, names, weights)
+                self._gradients([one] * count, names, weights, by_rule)
             except UnknownUseError:
                 raise
             except Exception as error:
@@ -116,16 +128,18 @@ class FusedEngine:
         """The patients' sums; of one who has more rows than fit, part after part."""
         count = num_rows(batch[0])
         if count <= self._max_rows:
-            return self._gradients(batch, names, weights)
+            return self._gradients(batch, names, weights, self._choose)
         total: dict[Tensor, Tensor] = {}
         for start in range(0, count, self._max_rows):
             part = [{key: value[start : start + self._max_rows] for key, value in rows.items()} for rows in batch]
-            for parameter, gradient in self._gradients(part, names, weights).items():
+            for parameter, gradient in self._gradients(part, names, weights, self._choose).items():
                 total[parameter] = total[parameter] + gradient if parameter in total else gradient
         return total
 
-    def _gradients(self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights) -> dict[Tensor, Tensor]:
-        sink = Sink(len(batch), num_rows(batch[0]))
+    def _gradients(
+        self, batch: Sequence[Rows], names: dict[Tensor, str], weights: Weights, choose: Choose
+    ) -> dict[Tensor, Tensor]:
+        sink = Sink(len(batch), num_rows(batch[0]), choose)
         joined = {key: torch.cat([rows[key] for rows in batch]) for key in batch[0]}
         with FusedCalls(sink, names, weights) as calls, disable_saved_tensors_hooks(CHECKPOINT):
             total = row_losses(self._model, self._loss, joined, self._precision).sum()

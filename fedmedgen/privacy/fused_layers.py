@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fedmedgen.privacy.contractions import Window, convolution_weight, embedding_weight, linear_weight
+from fedmedgen.privacy.contractions import Choose, Window, by_rule, convolution_weight, embedding_weight, linear_weight
 from fedmedgen.privacy.per_patient import at_least
 
 Context = Any  # of an autograd function
@@ -29,6 +29,7 @@ class Sink:
 
     patients: int
     rows: int  # of each patient
+    choose: Choose = by_rule  # the kernel that takes a convolution's weights
     found: dict[Tensor, Tensor] = field(default_factory=dict)
     is_open: bool = False  # only during the engine's own pass backward
 
@@ -86,7 +87,7 @@ class Convolution(torch.autograd.Function):
         layer, patients = ctx.layer, ctx.layer.sink.patients
         dy = dy.contiguous(memory_format=torch.channels_last)
         layer.add_bias(lambda: summed(dy.movedim(1, -1), patients))
-        layer.add_weight(lambda: convolution_weight(x, dy, weight, patients, ctx.how))
+        layer.add_weight(lambda: convolution_weight(x, dy, weight, patients, ctx.how, layer.sink.choose))
         dx = None
         if ctx.needs_input_grad[0]:
             mask = (True, False, False)

@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 
 from fedmedgen.privacy import opacus_engine
 from fedmedgen.privacy.fused_engine import FusedEngine
+from fedmedgen.privacy.kernels import Measured
 from fedmedgen.privacy.opacus_engine import OpacusEngine
 from fedmedgen.privacy.per_patient import (
     ReferenceEngine,
@@ -36,12 +37,13 @@ def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = HOOKED_ROW
 
     "hooks" are Opacus' as this package has them, 64 rows at once and sums in double precision patient by patient;
     "hooks_einsum" clip and add as Opacus' own optimiser does, `hooked_rows` at once. "opake" is there where
-    opake-dpsgd is installed.
+    opake-dpsgd is installed. "measured" ones take the kernels found fastest, others those of the rule.
     """
 
     def by(engine: object) -> Step:
         return lambda patients: engine.clipped_sum(patients, clip_norm)  # type: ignore[attr-defined, no-any-return]
 
+    kernels = Measured()
     optional = {"opake": partial(_opake, model, clip_norm)} if find_spec("opake") else {}
     return {
         "ordinary_fp32": partial(_ordinary, model, "fp32"),
@@ -54,6 +56,8 @@ def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = HOOKED_ROW
         **optional,
         "fused_fp32": by(FusedEngine(model, loss)),
         "fused_bf16": by(FusedEngine(model, loss, precision="bf16")),
+        "fused_measured_fp32": by(FusedEngine(model, loss, choose=kernels)),
+        "fused_measured_bf16": by(FusedEngine(model, loss, precision="bf16", choose=kernels)),
     }
 
 

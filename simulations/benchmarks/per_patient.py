@@ -86,6 +86,8 @@ def _measured(quick: bool) -> dict[str, Any]:
         "fused_fp32_vs_hooks_einsum": ratio(single, "hooks_einsum", "fused_fp32"),
         "fused_bf16_vs_hooks_einsum": ratio(single, "hooks_einsum", "fused_bf16"),
         "fused_fp32_vs_best_rival": ratio(single, min(rivals, key=lambda name: median(single[name])), "fused_fp32"),
+        "measured_kernels_vs_rule_fp32": ratio(single, "fused_fp32", "fused_measured_fp32"),
+        "measured_kernels_vs_rule_bf16": ratio(single, "fused_bf16", "fused_measured_bf16"),
         "private_vs_ordinary_k8": ratio(several, "fused_fp32", "ordinary_fp32"),
         "private_bf16_vs_ordinary_k8": ratio(several, "fused_bf16", "ordinary_fp32"),
     }

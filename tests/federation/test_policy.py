@@ -125,10 +125,13 @@ def test_only_a_simulation_may_run_without_privacy(policy: SitePolicy) -> None:
 
 
 def test_a_policy_survives_its_file_and_its_paths_start_from_there(policy: SitePolicy, tmp_path: Path) -> None:
-    policy = replace(policy, ledger_head="../other disk/head")
+    policy = replace(policy, ledger_head="../other disk/head", kernel_cache="state/kernels.json")
     policy.write(tmp_path / "policy.yaml")
     head = str(tmp_path / "../other disk/head")
-    beside = replace(policy, folder=str(tmp_path / "state"), data_root=str(tmp_path / "films"), ledger_head=head)
+    folder, kernels = str(tmp_path / "state"), str(tmp_path / "state/kernels.json")
+    beside = replace(
+        policy, folder=folder, data_root=str(tmp_path / "films"), ledger_head=head, kernel_cache=kernels
+    )  # fmt: skip
     assert SitePolicy.read(tmp_path / "policy.yaml") == beside
 
 

@@ -93,6 +93,15 @@ def test_runs_under_one_ledger_root_share_the_sites_budget(quick: Quick, tmp_pat
         quick([*words, "seed=1", "rounds=1"])
 
 
+def test_kernels_measured_in_one_run_are_those_of_the_next(quick: Quick, tmp_path: Path) -> None:
+    words = [f"runtime.kernel_cache={tmp_path / 'kernels.json'}", "privacy.engine=fused", "segmenter.rounds=0"]
+    quick(words)
+    found = (tmp_path / "kernels.json").read_bytes()
+    assert found
+    quick([*words, "seed=1"])
+    assert (tmp_path / "kernels.json").read_bytes() == found
+
+
 def test_no_loss_leaves_a_private_site(finished: Path) -> None:
     assert {row["loss"] for row in rows(finished)} == {""}
 

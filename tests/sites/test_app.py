@@ -12,6 +12,7 @@ from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round, messages, records
 from fedmedgen.federation.egress import Reply
 from fedmedgen.federation.policy import SitePolicy
+from fedmedgen.privacy import contractions, kernels
 from fedmedgen.settings import Settings
 from sites.app import app
 
@@ -109,6 +110,19 @@ def test_a_policy_must_name_the_sites_own_data_and_a_real_one_cannot_forgo_priva
     for changes, words in (({"data_root": ""}, "data_root"), ({"no_privacy_allowed": True}, "no_privacy_allowed")):
         with pytest.raises(SettingsError, match=words):
             SitePolicy(**{**vars(policy), **changes})
+
+
+def test_kernels_are_kept_where_the_sites_own_file_says_whatever_a_study_asks(server: Any, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.json"
+    asking = server.asking("privacy.engine=fused", f"runtime.kernel_cache={theirs}")
+    try:
+        assert asking.at(kernel_cache=str(tmp_path / "ours.json")).ask().config[records.STATUS] == records.DONE
+        assert (tmp_path / "ours.json").is_file()
+        assert asking.at(folder=str(tmp_path / "other" / "state")).ask().config[records.STATUS] == records.DONE
+        assert kernels.current() is contractions.by_rule
+        assert not theirs.exists()
+    finally:
+        kernels.keep_in("")
 
 
 def test_a_supernode_with_a_partition_number_is_no_simulation(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fedmedgen.composition import compose
 from fedmedgen.errors import SelfCheckError
 from fedmedgen.federation import local_round
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER
+from fedmedgen.privacy import kernels
 from fedmedgen.privacy.per_patient import ENGINES
 from fedmedgen.settings import Settings
 from sites import selfcheck
@@ -56,6 +58,31 @@ def test_a_mark_speaks_only_of_the_code_and_the_machine_that_passed(
             selfcheck.check_once(tmp_path / "marks", tiny, GENERATOR)
             selfcheck._passed.clear()
     assert len(asked) == 1 + 3 + 1
+
+
+def test_a_mark_speaks_only_of_the_kernels_that_were_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, asked = tmp_path / "kernels.json", []
+    check = selfcheck.check_engine
+
+    def counted(*arguments: Any, **words: Any) -> object:
+        asked.append(arguments[0])
+        return check(*arguments, **words)
+
+    monkeypatch.setattr(selfcheck, "check_engine", counted)
+    monkeypatch.setattr(kernels, "SECONDS", 1e-3)
+    kernels.keep_in(str(file))
+    try:
+        for _ in range(2):  # the check itself measures, and its mark is that of what it found
+            selfcheck.check_once(tmp_path / "marks", settings("privacy.engine=fused"), GENERATOR)
+            selfcheck._passed.clear()
+        assert asked == ["fused"]
+        found = json.loads(file.read_text())
+        file.write_text(json.dumps({shape: {"unfolded": "one by one"}.get(kernel, "unfolded")
+                                    for shape, kernel in found.items()}))  # fmt: skip
+        selfcheck.check_once(tmp_path / "marks", settings("privacy.engine=fused"), GENERATOR)
+        assert asked == ["fused", "fused"]
+    finally:
+        kernels.keep_in("")
 
 
 def test_each_engine_and_precision_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

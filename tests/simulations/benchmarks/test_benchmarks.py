@@ -29,7 +29,7 @@ def test_every_method_is_measured_and_the_result_is_json_a_page_and_a_plot(
     found = json.loads(capsys.readouterr().out)
     wanted = {"fused_fp32_vs_hooks", "fused_bf16_vs_hooks", "private_vs_ordinary_k8", "peak_memory_vs_hooks"}
     assert wanted <= set(found["ratios"])
-    assert {"one_at_a_time", "hooks", "functorch", "vmap", "fused_fp32", "fused_bf16"} <= set(found["methods"])
+    assert {"one_at_a_time", "hooks", "functorch", "vmap", "fused_fp32", "fused_measured_bf16"} <= set(found["methods"])
     assert found["errors"]["fused_fp32"] < 1e-6
     assert found["errors"]["fused_bf16"] < 2**-5
     assert found["transformer"]["errors"]["fused_fp32"] < 1e-6
