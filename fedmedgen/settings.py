@@ -176,6 +176,9 @@ class Settings:
         masks = self.segmenter.rounds if self.data.mask_classes else 0
         least = 0 if self.curriculum.steps and masks else 1
         require(self.rounds >= least, "rounds", self.rounds, "at least 1; 0 with a curriculum and a segmenter")
+        fused = self.privacy.engine == "fused"
+        cache = self.runtime.kernel_cache
+        require(not cache or fused, "runtime.kernel_cache", cache, "empty but with privacy.engine=fused")
         check_release(self.statistics, self.curriculum, moments=moments, masks=masks)
         if self.federation.shared:
             steps = self.privacy.generator_steps if self.statistics.share < 1 else 1

@@ -18,9 +18,10 @@ class SecureSumSettings:
 
     def __post_init__(self) -> None:
         positive("federation", self, "colluders", "attempts")
-        require(
-            self.masks or self.shared, "federation.masks", self.masks, "true but with federation.aggregation=secure"
-        )
+        plain = {"colluders": 1, "masks": True, "threshold": 0, "attempts": 1}  # which say nothing where it is plain
+        for name, value in plain.items():
+            found, words = getattr(self, name), f"{value} but with federation.aggregation=secure".lower()
+            require(self.shared or found == value, f"federation.{name}", found, words)
 
     @property
     def shared(self) -> bool:

@@ -36,9 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Check every engine on each network; the configured engine decides the exit code."""
     from fedmedgen.composition import compose
     from fedmedgen.errors import PrivacyError
+    from fedmedgen.privacy import kernels
     from fedmedgen.privacy.per_patient import ENGINES
 
     settings = compose(arguments.overrides)
+    kernels.keep_in(settings.runtime.kernel_cache)
     results, refusals = [], {}
     precision = settings.privacy.precision
     for name, model, loss, rows_factory in _subjects(settings):
@@ -60,9 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(engine: str, precision: str, model: "nn.Module", loss: Any, rows_factory: "RowsFactory") -> dict[str, Any]:
     from dataclasses import asdict
 
+    from fedmedgen.privacy import kernels
     from fedmedgen.privacy.selfcheck import check_engine
 
-    return {"passed": True, **asdict(check_engine(engine, model, loss, rows_factory, precision=precision))}
+    with kernels.measuring():
+        return {"passed": True, **asdict(check_engine(engine, model, loss, rows_factory, precision=precision))}
 
 
 def _subjects(settings: "Settings") -> "Iterator[Subject]":

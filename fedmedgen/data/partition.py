@@ -61,9 +61,9 @@ def partition(cases: CaseSet, data: DataSettings, *, seed: int) -> dict[str, Cas
     for number in range(data.sites):
         site = f"site-{number + 1:0{width}d}"
         mine = [case for unit, owner in zip(units, owners, strict=True) if owner == number for case in unit]
-        part = train.with_cases([replace(case, site=site) for case in _unique(mine)])
-        parts[site] = _capped(part, data.max_patients)
-    return dict(sorted(_largest(parts, data.largest_sites).items()))
+        parts[site] = train.with_cases([replace(case, site=site) for case in _unique(mine)])
+    taken = _largest(parts, data.largest_sites)
+    return {name: _capped(taken[name], data.max_patients) for name in sorted(taken)}
 
 
 def _largest(parts: Mapping[str, CaseSet], count: int) -> dict[str, CaseSet]:

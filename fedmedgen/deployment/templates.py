@@ -32,6 +32,7 @@ audit_holdout: 0.0
 secure_sum:
   lifetime_epsilon_alone: 0.0
   smallest_colluders: 1
+  unmasked_allowed: false
   identity: identity.key
   peers:
 $peers

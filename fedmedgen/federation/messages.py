@@ -55,8 +55,10 @@ def deciding(settings: Settings) -> dict[str, Any]:
     for key in ("backend", "out", "ledger", "runtime", "emission", "evaluation", "gate"):
         mapping.pop(key)
     if not settings.federation.shared:  # then these say nothing
-        for key in ("aggregation", "colluders", "threshold", "attempts"):
+        for key in ("aggregation", "colluders", "masks", "threshold", "attempts"):
             mapping["federation"].pop(key)
+    if not settings.data.largest_sites:
+        mapping["data"].pop("largest_sites")
     mapping["data"]["root"] = Path(settings.data.root).name
     mapping["prior"]["roots"] = [Path(root).name for root in settings.prior.roots]
     return mapping

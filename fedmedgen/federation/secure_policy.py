@@ -36,6 +36,7 @@ class SecureSumPolicy:
 
     lifetime_epsilon_alone: float = 0.0  # 0: no secure sums
     smallest_colluders: int = 1
+    unmasked_allowed: bool = False  # a sum whose server sees this site's vector, under all of the noise
     identity: str = ""  # the file of this site's own identity key
     peers: tuple[Peer, ...] = ()
 
@@ -65,6 +66,8 @@ def check_terms(policy: SecureSumPolicy, site: str, terms: Terms) -> None:
         raise PolicyError(f"the sum is with {unknown[0]}, whose identity this site's policy doesn't name")
     if site not in terms.sites:
         raise PolicyError(f"the sum is of {', '.join(terms.sites)}; {site} isn't among them")
+    if not (terms.masked or policy.unmasked_allowed):
+        raise PolicyError("the sum is without masks; secure_sum.unmasked_allowed: false in this policy forbids it")
     if terms.colluders < policy.smallest_colluders:
         raise PolicyError(f"the sum allows for {terms.colluders} colluders; the policy for {policy.smallest_colluders}")
 
@@ -77,4 +80,4 @@ def simulated_identity(seed: int, site: str) -> bytes:
 def simulated(seed: int, sites: Iterable[str]) -> SecureSumPolicy:
     """The policy of a simulated site among others."""
     peers = (Peer(site=name, identity=public_of(simulated_identity(seed, name)).hex()) for name in sites)
-    return SecureSumPolicy(lifetime_epsilon_alone=SIMULATED_ALONE, peers=tuple(peers))
+    return SecureSumPolicy(lifetime_epsilon_alone=SIMULATED_ALONE, unmasked_allowed=True, peers=tuple(peers))

@@ -1,13 +1,14 @@
 """The faster kernel for each shape of a convolution on this machine, measured once and kept in a file."""
 
+import fcntl
 import json
 import logging
 import platform
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -35,9 +36,18 @@ def current() -> Choose:
 
 
 def mark() -> str:
-    """What tells these kernels from any others: the hash of their file; empty by the rule, or before there is one."""
-    path = _chosen.path if isinstance(_chosen, Measured) else None
-    return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
+    """What tells these kernels from any others; empty by the rule alone."""
+    return _chosen.mark if isinstance(_chosen, Measured) else ""
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Where shapes that are met for the first time may be measured: in a check, never while patients are read."""
+    if isinstance(_chosen, Measured):
+        with _chosen.measuring():
+            yield
+    else:
+        yield
 
 
 @cache
@@ -47,35 +57,42 @@ def measured_in(path: Path) -> "Measured":
 
 
 class Measured:
-    """Times both kernels on random numbers of a shape when it is first seen, and keeps the faster one's name.
+    """The kernel that was the faster when its shape was met in `measuring()`; by the rule for any other shape.
 
-    While the file is kept, the same seed gives the same bits. It holds shapes and this machine's name for itself, and
-    is nothing that leaves a site. Without a file that can be written, what was measured lasts as long as this object.
+    **Guarantee** Outside `measuring()` nothing is timed, read or changed: what one patient brings decides nothing for
+    another, and takes no longer the first time. While the file is kept, the same seed gives the same bits. It holds
+    shapes and the kind of processor, and is nothing that leaves a site.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path, self._known = path, _read(path) if path else {}
+        self._found: dict[str, str] | None = None  # of this measuring
+
+    @property
+    def mark(self) -> str:
+        """The hash of all that is chosen otherwise than by the rule alone."""
+        return sha256(json.dumps(self._known, sort_keys=True).encode()).hexdigest()
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        self._found = {}
+        try:
+            yield
+        finally:
+            found, self._found = self._found, None
+            self._known = {**found, **self._known}
+            if found and self.path:
+                self._known = _kept(self.path, self._known)
 
     def __call__(self, x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window) -> str:
         key = _key(x, dy, weight, patients, how)
-        if key not in self._known:
-            self._known[key] = _fastest(x, dy, weight, patients, how)
-            if self.path:
-                self._keep(self.path)
-        return self._known[key]
-
-    def _keep(self, path: Path) -> None:
-        """What another process has found meanwhile stays."""
-        self._known |= _read(path)
-        beside = path.with_name(f"{path.name}.{uuid4().hex}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(self._known, indent=1, sort_keys=True) + "\n")
-            beside.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
-            logger.warning("kernels measured here can't be kept in %s: %s", path, error)
+        if key in self._known:
+            return self._known[key]
+        if self._found is None:
+            return by_rule(x, dy, weight, patients, how)
+        if key not in self._found:
+            self._found[key] = _fastest(x, dy, weight, patients, how)
+        return self._found[key]
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -87,6 +104,22 @@ def _read(path: Path) -> dict[str, str]:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         logger.warning("kernels are measured anew: %s can't be read: %s", path, error)
         return {}
+
+
+def _kept(path: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """These beside what other processes have kept meanwhile, whose word stands; in the file if it can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            whole = {**known, **_read(path)}
+            draft = path.with_name(f"{path.name}.draft")
+            draft.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+            draft.replace(path)
+            return whole
+    except OSError as error:
+        logger.warning("kernels measured here last as long as this process: they can't be kept in %s: %s", path, error)
+        return dict(known)
 
 
 def _key(x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window) -> str:

@@ -67,6 +67,8 @@ def test_the_largest_sites_alone_hold_what_they_hold_among_all():
         assert list(few) == names
         for name in names:
             assert [case.name for case in few[name]] == [case.name for case in every[name]]
+    (few,) = partition(cases, replace(data, largest_sites=1, max_patients=5), seed=0)
+    assert few == "site-2"  # the largest before its patients are cut to five
     with pytest.raises(SettingsError, match=r"data\.largest_sites"):
         replace(data, largest_sites=4)
     with pytest.raises(SettingsError, match=r"data\.largest_sites.*natural"):

@@ -13,7 +13,7 @@ import pytest
 from fedmedgen.cli import ledger as ledger_command
 from fedmedgen.cli import selfcheck as selfcheck_command
 from fedmedgen.errors import LedgerError, SelfCheckError, SettingsError
-from fedmedgen.privacy import accountant, selfcheck
+from fedmedgen.privacy import accountant, kernels, selfcheck
 from fedmedgen.privacy.budget import Plan
 from fedmedgen.privacy.chain import digest_of
 from fedmedgen.privacy.ledger import Ledger, Limit
@@ -246,6 +246,16 @@ def test_selfcheck_checks_every_engine_on_generator_and_segmenter(capsys: pytest
         ("segmenter", "opacus", True),
         ("segmenter", "fused", True),
     ]
+
+
+def test_selfcheck_measures_the_kernels_that_it_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "SECONDS", 1e-3)
+    try:
+        words = ["privacy.engine=fused", f"runtime.kernel_cache={tmp_path / 'kernels.json'}"]
+        assert call("selfcheck", *TINY, *words, "--json") == 0
+    finally:
+        kernels.keep_in("")
+    assert json.loads((tmp_path / "kernels.json").read_text())
 
 
 def test_selfcheck_fails_when_the_configured_engine_is_wrong(

@@ -7,6 +7,8 @@ import pytest
 
 from fedmedgen.composition import compose
 from fedmedgen.errors import RunError
+from fedmedgen.federation.messages import deciding
+from server import run_store
 from server.run_store import Checkpoint, RunStore, run_name
 
 
@@ -90,6 +92,25 @@ def test_a_folder_with_a_run_is_refused_and_reopened_with_its_own_settings(store
         RunStore.create(store.settings)
     again = RunStore.reopen(store.folder)
     assert (again.settings, again.run) == (store.settings, store.run)
+
+
+def test_a_run_keeps_its_name_under_code_that_would_name_it_otherwise(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sites know a run, and what they have spent on it, by its name."""
+    monkeypatch.setattr(run_store, "run_name", lambda _: "another")
+    assert RunStore.reopen(store.folder).run == store.run
+    (store.folder / "run").unlink()  # as older code left it
+    assert RunStore.reopen(store.folder).run == "another"
+
+
+def test_settings_that_say_nothing_leave_a_plain_studys_words_as_they_were() -> None:
+    words = deciding(compose(["study=demo"]))
+    assert not {"aggregation", "colluders", "masks", "threshold", "attempts"} & set(words["federation"])
+    assert "largest_sites" not in words["data"]
+    assert (
+        deciding(compose(["study=demo", "data.partition=even", "data.largest_sites=2"]))["data"]["largest_sites"] == 2
+    )
 
 
 def test_the_runs_name_depends_on_what_decides_its_result_alone() -> None:

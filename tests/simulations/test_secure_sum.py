@@ -76,7 +76,7 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
     assert (
         f"Masked; whole numbers of {bits['statistics']} bits (statistics), {bits['generator']} bits (generator)" in page
     )
-    assert "all sites together add Skellam noise" in page
+    assert "is added to the sum of all sites; each adds its part, under masks" in page
     kinds = {asked.metadata.message_type for asked, _ in wire}
     assert kinds == {"query", *map(records.of_phase, records.PHASES)}
     for asked, said in wire:
@@ -125,7 +125,10 @@ def test_without_masks_the_same_study_is_summed_in_the_clear_and_its_sites_add_a
         assert np.corrcoef(seen, vector(clear))[0, 1] == pytest.approx(alike, abs=0.4 if masks == "true" else 1e-6)
     assert claims["epsilon"] == pytest.approx(claims["secure_sum"]["epsilon_alone"])
     assert not claims["secure_sum"]["masked"]
-    assert "Without masks, since each site adds all of the noise" in write_report(clear).read_text()
+    page = write_report(clear).read_text()
+    assert "Without masks, since each site adds all of the noise" in page
+    assert "of which each site adds all of it, in the clear" in page
+    assert "under masks" not in page
 
 
 def test_masks_that_hide_a_shared_noise_cant_be_left_out(quick: Quick, tmp_path: Path) -> None:
@@ -134,6 +137,12 @@ def test_masks_that_hide_a_shared_noise_cant_be_left_out(quick: Quick, tmp_path:
     assert not list(tmp_path.rglob("ledger.jsonl"))
     with pytest.raises(SettingsError, match=r"federation\.masks"):
         compose(["study=demo", "federation.masks=false"])
+
+
+@pytest.mark.parametrize("word", ["colluders=2", "threshold=3", "attempts=2"])
+def test_what_says_nothing_of_a_plain_study_is_refused_there(word: str) -> None:
+    with pytest.raises(SettingsError, match=rf"federation\.{word.partition('=')[0]}.*aggregation=secure"):
+        compose(["study=demo", f"federation.{word}"])
 
 
 def lose(monkeypatch: pytest.MonkeyPatch, phase: str, *sites: int) -> None:

@@ -65,8 +65,9 @@ class Sum:
         self.grid = Grid(self.agreed.stages[0], shared, layout.size)
         task = messages.unpack_request(self.round()).digest
         self.terms = Terms(
-            session=self.session, task=task, attempt=1, sites=NAMES, threshold=shared.threshold, colluders=1,
-            length=layout.size, width=self.grid.width(80),
+            session=self.session, task=task, attempt=1, sites=NAMES, threshold=shared.threshold,
+            colluders=shared.colluders, length=layout.size, width=self.grid.width(80),
+            masked=self.settings.federation.masks,
         )  # fmt: skip
         self.collecting = Collecting(self.terms)
 
@@ -299,12 +300,44 @@ def test_a_server_can_leave_only_so_many_sums_open(
 def test_vectors_go_without_masks_only_where_the_study_says_so(
     policies: dict[str, SitePolicy], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    rewrite(policies["north"], secure_sum=replace(policies["north"].secure_sum, unmasked_allowed=True))
     asked = Sum(policies)
     told = replace(asked.terms, masked=False, colluders=len(NAMES) - 1, threshold=len(NAMES))
     monkeypatch.setattr("sites.secure_sum.plan.shared_noise", lambda *_: told.shared)
     said = asked.ask("north", records.ADVERTISE, told.to_mapping())
     assert said.config[records.STATUS] == records.REFUSED_POLICY
     assert "mask vectors otherwise than the study's settings say" in caplog.text
+
+
+CLEAR = (*STUDY, "federation.colluders=3", "federation.masks=false")
+
+
+def test_a_site_gives_its_vector_in_the_clear_only_where_its_policy_says_so_and_then_with_all_of_the_noise(
+    policies: dict[str, SitePolicy], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Sum(policies, CLEAR)
+    said = asked.ask("north", records.ADVERTISE, asked.terms.to_mapping())
+    assert said.config[records.STATUS] == records.REFUSED_POLICY
+    assert "secure_sum.unmasked_allowed: false" in caplog.text
+    assert asked.events("north") == []
+    for policy in policies.values():
+        rewrite(policy, secure_sum=replace(policy.secure_sum, unmasked_allowed=True))
+    asked = Sum(policies, CLEAR)
+    seen: dict[str, np.ndarray] = {}
+    add = asked.collecting.add
+
+    def watched(site: str, vector: Any) -> None:
+        seen[site] = ring.to_whole(vector.copy(), asked.terms.width) / asked.grid.cells
+        add(site, vector)
+
+    asked.collecting.add = watched  # type: ignore[method-assign]
+    asked.until(records.UNMASK)
+    size = asked.agreed.stages[0].noise_multiplier
+    for site, vector in seen.items():
+        noise = vector - exact(asked, (site,))
+        assert noise.std() == pytest.approx(size, rel=5 / np.sqrt(2 * noise.size))
+    total = ring.to_whole(asked.collecting.sum(), asked.terms.width) / asked.grid.cells
+    assert np.allclose(total, np.sum(list(seen.values()), axis=0))
 
 
 @pytest.mark.parametrize(
