@@ -73,8 +73,10 @@ def _mechanism(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
     first, times = privacy.get("statistics_noise_multiplier"), int(privacy.get("statistics_rounds") or 1)
     sums, leave = ("one sum", "leaves") if times == 1 else (f"{times} sums, one after the other,", "leave")
     law, where = "Gaussian", "added at the site"
-    if privacy.get("secure_sum"):
-        law, where = "Skellam", f"of which each site adds {_part(privacy['secure_sum'])}"
+    if shared := privacy.get("secure_sum"):
+        law, where = "Skellam", "of which each site adds its part, under masks"
+        if not shared.get("masked", True):
+            where = "which each site adds whole to its own, in the clear"
     said = (
         f"First, {sums} of each {unit}'s statistics, clipped to length 1, {leave} with {law} noise of {number(first)}"
     )
@@ -87,18 +89,15 @@ def _mechanism(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
     ]
 
 
-def _part(sums: Mapping[str, Any]) -> str:
-    return "its part, under masks" if sums.get("masked", True) else "all of it, in the clear"
-
-
 def _rounds(privacy: Mapping[str, Any], unit: str) -> list[tuple[str, str]]:
     if privacy.get("noise_multiplier") is None:
         return []
     rate, clip, noise = (_values(privacy.get(name)) for name in ("sample_rate", "clip_norm", "noise_multiplier"))
     added = f"Gaussian noise of {noise} times that length is added at the site to their sum"
-    if privacy.get("secure_sum"):
-        part = _part(privacy["secure_sum"])
-        added = f"Skellam noise of {noise} times that length is added to the sum of all sites; each adds {part}"
+    if shared := privacy.get("secure_sum"):
+        added = f"all sites together add Skellam noise of {noise} times that length to their one sum, under masks"
+        if not shared.get("masked", True):
+            added = f"each site adds Skellam noise of {noise} times that length to its own sum, in the clear"
     return [
         ("Sampling", f"Poisson: in each step each {unit} takes part with probability {rate}, by a coin of its own."),
         ("Noise", f"Each {unit}'s gradient is clipped to length {clip}; {added}."),

@@ -76,7 +76,7 @@ def test_a_study_of_statistics_and_steps_ends_with_both_claims_in_result_and_led
     assert (
         f"Masked; whole numbers of {bits['statistics']} bits (statistics), {bits['generator']} bits (generator)" in page
     )
-    assert "is added to the sum of all sites; each adds its part, under masks" in page
+    assert "all sites together add Skellam noise" in page
     kinds = {asked.metadata.message_type for asked, _ in wire}
     assert kinds == {"query", *map(records.of_phase, records.PHASES)}
     for asked, said in wire:
@@ -127,7 +127,7 @@ def test_without_masks_the_same_study_is_summed_in_the_clear_and_its_sites_add_a
     assert not claims["secure_sum"]["masked"]
     page = write_report(clear).read_text()
     assert "Without masks, since each site adds all of the noise" in page
-    assert "of which each site adds all of it, in the clear" in page
+    assert "which each site adds whole to its own, in the clear" in page
     assert "under masks" not in page
 
 
