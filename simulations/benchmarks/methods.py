@@ -55,17 +55,21 @@ def methods(model: nn.Module, clip_norm: float, *, hooked_rows: int = HOOKED_ROW
         **optional,
         "fused_fp32": by(FusedEngine(model, loss)),
         "fused_bf16": by(FusedEngine(model, loss, precision="bf16")),
-        "fused_measured_fp32": partial(_measured, Measured(), model, "fp32", clip_norm),
-        "fused_measured_bf16": partial(_measured, Measured(), model, "bf16", clip_norm),
+        "fused_measured_fp32": measured(model, "fp32", clip_norm),
+        "fused_measured_bf16": measured(model, "bf16", clip_norm),
     }
 
 
-def _measured(
-    kernels: Measured, model: nn.Module, precision: str, clip_norm: float, patients: Sequence[Rows]
-) -> list[Tensor]:
+def measured(model: nn.Module, precision: str, clip_norm: float) -> Step:
     """The fused engine with the kernels found fastest; each shape is timed the first time."""
-    with kernels.measuring():
-        return FusedEngine(model, loss, precision=precision, choose=kernels).clipped_sum(patients, clip_norm)
+    kernels = Measured()
+    engine = FusedEngine(model, loss, precision=precision, choose=kernels)
+
+    def step(patients: Sequence[Rows]) -> list[Tensor]:
+        with kernels.measuring():
+            return engine.clipped_sum(patients, clip_norm)
+
+    return step
 
 
 def _ordinary(model: nn.Module, precision: str, patients: Sequence[Rows]) -> list[Tensor]:
