@@ -27,7 +27,7 @@ from fedmedgen.federation.secure_sum.terms import Terms
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.privacy.shared_noise import SharedNoise
-from server.results import commit
+from simulations.grid_table import code_commit
 
 COMMAND = "python -m simulations.secure_sum_cost --out docs/results"
 SITES, LENGTHS = (3, 10, 20), (4000, 1_000_000)
@@ -136,7 +136,7 @@ def page(found: Sequence[Row]) -> list[str]:
     return [
         "# What a secure sum costs",
         "",
-        f"`{COMMAND}`, {datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, commit {commit()}.",
+        f"`{COMMAND}`, {datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, commit {code_commit()}.",
         "",
         "One round in one process, protocol and noise alone, without Flower's framing, without patients and disks.",
         "*plain*: the float32 vector that a site sends in a plain round. *secure*: everything that a site sends and",
