@@ -23,7 +23,7 @@ from fedmedgen.settings import Settings
 from fedmedgen.training.checkpoints import load_arrays, save_arrays
 
 logger = logging.getLogger(__name__)
-CHECKPOINT, BEFORE, MEMBERS, NAME = "checkpoint.json", "checkpoint-before.json", "members.json", "run"
+CHECKPOINT, BEFORE, MEMBERS, RUN_NAME = "checkpoint.json", "checkpoint-before.json", "members.json", "run"
 Arrays = dict[str, NDArray[np.float32]]
 COLUMNS = (
     "stage", "round", "site", "status", "reason", "patients_declared", "epsilon", "loss",
@@ -62,7 +62,7 @@ class RunStore:
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(folder, settings, run_name(settings))
         store.write_settings()
-        write_text(folder / NAME, store.run + "\n")
+        write_text(folder / RUN_NAME, store.run + "\n")
         return store
 
     @classmethod
@@ -76,7 +76,7 @@ class RunStore:
             raise RunError(f"expected a run to resume at {folder}; there is no settings.yaml")
         mapping = yaml.safe_load(known.read_text())
         settings = Settings.from_mapping({**mapping, "out": str(folder), "backend": backend or mapping["backend"]})
-        name = folder / NAME
+        name = folder / RUN_NAME
         return cls(folder, settings, name.read_text().strip() if name.is_file() else run_name(settings))
 
     def write_settings(self) -> None:
