@@ -126,7 +126,7 @@ def _key(x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window) -> s
     if x.device.type == "cpu":
         where = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} threads"
     else:
-        where = torch.cuda.get_device_name(x.device)
+        where = torch.get_device_module(x.device).get_device_name(x.device)
     shapes = (str(x.dtype), patients, *(tuple(one.shape) for one in (x, dy, weight)), how)
     return f"torch {torch.__version__}, {where}: " + " ".join(str(one).replace(" ", "") for one in shapes)
 
@@ -135,8 +135,10 @@ def _fastest(x: Tensor, dy: Tensor, weight: Tensor, patients: int, how: Window) 
     unfolded = dy.numel() // dy.shape[1] * weight[0].numel() * x.element_size()
     if unfolded > LARGEST_UNFOLDED:
         return ONE_BY_ONE
-    generator = torch.Generator(x.device).manual_seed(0)
-    x, dy, weight = (torch.empty_like(one).normal_(generator=generator) for one in (x, dy, weight))
+    generator = torch.Generator().manual_seed(0)
+    x, dy, weight = (
+        torch.empty_like(one).copy_(torch.randn(one.shape, generator=generator)) for one in (x, dy, weight)
+    )
     seconds = {name: _seconds(partial(kernel, x, dy, weight, patients, how)) for name, kernel in KERNELS.items()}
     return min(seconds, key=seconds.__getitem__)
 

@@ -58,8 +58,10 @@ class ReferenceEngine:
 def make_engine(name: str, model: nn.Module, loss: LossPerRow, *, precision: str = "fp32") -> Engine:
     """The engine called `name`, of `ENGINES`, with gradients computed in `precision`, "fp32" or "bf16".
 
-    In bf16 the weights stay float32 and torch chooses, layer by layer, what runs in bfloat16.
+    In bf16 the weights stay float32 and torch chooses, layer by layer, what runs in bfloat16. From here on the process
+    rounds no convolution of float32 to TF32 on a GPU, as torch does by default: the self-check would refuse it.
     """
+    torch.backends.cudnn.allow_tf32 = False
     if name == "reference":
         return ReferenceEngine(model, loss, precision=precision)
     if name == "opacus":
