@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedmedgen import devices
 from fedmedgen.errors import SettingsError
 from fedmedgen.federation import local_round
 from fedmedgen.models.latent import LatentDenoiser
@@ -34,7 +35,7 @@ def fit_autoencoder(store: RunStore, denoiser: LatentDenoiser, public: Tensor) -
     if not len(public):
         raise SettingsError("generator.family=latent needs public images: set prior.roots or prior.phantoms")
     settings, seed = store.settings, seed_of(store.settings.seed, "autoencoder")
-    device = local_round.device_of(settings)
+    device = devices.device_of(settings)
     denoiser.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from fedmedgen import devices
 from fedmedgen.data.cases import Case
 from fedmedgen.emission.sampling import emit
 from fedmedgen.federation import local_round, plan
@@ -56,7 +57,7 @@ def _lessons(store: RunStore, network: Trained, cases: Sequence[Case], *, steps:
         total_steps=steps,
         decay=settings.generator.decay,
     )
-    network.to(local_round.device_of(settings))
+    network.to(devices.device_of(settings))
     family, noise = family_of(settings.generator), torch.Generator().manual_seed(seed)
     loss = family.fit(network, family.loss, rows, schedule=schedule, generator=noise)
     network.to("cpu")

@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from fedmedgen import devices
 from fedmedgen.federation import local_round
 from fedmedgen.federation.egress import Arrays
 from fedmedgen.models.generators import Trained
@@ -45,7 +46,7 @@ def _train(settings: Settings, number: int, weights: Arrays, part: ServerPart) -
     assert training_of is not None
     local_round.load_public(network, part.public)
     local_round.load_arrays(network, weights)
-    network.to(local_round.device_of(settings))
+    network.to(devices.device_of(settings))
     training = training_of(network, {name: torch.from_numpy(value.copy()) for name, value in part.state.items()})
     steps = settings.generator.decoder_steps
     schedule = Schedule(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fedmedgen import devices
 from fedmedgen.audit.identity import folder_hash
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
@@ -129,7 +130,7 @@ def emit_set(store: RunStore, rounds: Rounds, generator: Generator) -> CaseSet:
 def drawn_from(store: RunStore, generator: Generator) -> CaseSet:
     """As many cases as the study emits."""
     settings = store.settings
-    generator.to(torch.device("cuda" if torch.cuda.is_available() and settings.runtime.device != "cpu" else "cpu"))
+    generator.to(devices.drawing_device(settings))
     return emit(
         drawing_in(generator, settings.emission.precision),
         counts=settings.emission.count,

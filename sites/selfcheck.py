@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmedgen import __version__
+from fedmedgen import __version__, devices
 from fedmedgen.data.cases import Case
 from fedmedgen.deployment.guard import BUNDLE
 from fedmedgen.federation import local_round
@@ -29,7 +29,7 @@ def check_once(folder: Path, settings: Settings, stage: str) -> None:
 
     **Raises** `SelfCheckError` naming the layers whose gradients are wrong.
     """
-    privacy, device = settings.privacy, local_round.device_of(settings)
+    privacy, device = settings.privacy, devices.device_of(settings)
     what = _words(settings, stage, device)
     mark = _mark(folder, what)
     if mark.is_file() and mark.read_text() == what:
@@ -62,8 +62,8 @@ def _checked(settings: Settings, stage: str, device: torch.device) -> list[Any]:
     mapping = settings.to_mapping()
     data = {key: mapping["data"][key] for key in ("size", "classes", "mask_classes")}
     machine = [device.type, torch.get_num_threads()]
-    if device.type == "cuda":
-        machine.append(torch.cuda.get_device_name(device))
+    if device.type != "cpu":
+        machine += [torch.get_device_module(device).get_device_name(device), torch.backends.cudnn.version()]  # type: ignore[no-untyped-call]
     machine.append(kernels.mark())
     code = [os.environ.get(BUNDLE), __version__, torch.__version__, version("diffusers"), version("opacus")]
     how = [settings.privacy.engine, settings.privacy.precision, settings.privacy.noise_draws]
@@ -89,5 +89,5 @@ def random_rows(settings: Settings, stage: str, model: nn.Module, num_patients: 
             for image in range(1 + number % most)
         ]
         drawn = local_round.draw_rows(settings, stage, settings.privacy.noise_draws, cases, generator, model)
-        rows.append(to_device(drawn, local_round.device_of(settings)))
+        rows.append(to_device(drawn, devices.device_of(settings)))
     return rows

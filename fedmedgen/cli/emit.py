@@ -129,11 +129,11 @@ def _emit(
     from rich.console import Console
     from rich.progress import Progress
 
-    from fedmedgen.cli.runs import device_of
+    from fedmedgen.devices import drawing_device
     from fedmedgen.emission import emit
     from fedmedgen.models.lean import drawing_in
 
-    device = device_of(settings)
+    device = drawing_device(settings)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("drawing", total=sum(counts.values()))
         return emit(

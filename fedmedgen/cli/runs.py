@@ -1,14 +1,11 @@
-"""Run folders, as commands find them; folders that commands write to; where networks run."""
+"""Run folders, as commands find them; folders that commands write to."""
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedmedgen.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 
 def settings_of(folder: Path) -> "Settings":
@@ -40,15 +37,3 @@ def require_new(out: Path) -> None:
     if not (home.is_dir() and os.access(home, os.W_OK | os.X_OK)):
         why = "may not be written to" if home.is_dir() else "is no folder"
         raise RunError(f"--out must name a folder that can be made; for {out} it can't, as {home} {why}: name another")
-
-
-def device_of(settings: "Settings") -> str:
-    """The GPU where the run's settings allow one and this machine has one, else the CPU."""
-    import torch
-
-    wanted = settings.runtime.device
-    if wanted != "cpu" and torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        logger.warning("the run was made with runtime.device=cuda; here is no GPU that torch can use: the CPU serves")
-    return "cpu"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from fedmedgen.emission.mask_folder import Outcome, Wanted
     from fedmedgen.models.segmenter import Segmenter
 
@@ -52,7 +54,8 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the segmenter, mark the images, write and say what was set aside."""
-    from fedmedgen.cli.runs import device_of, require_new, settings_of
+    from fedmedgen.cli.runs import require_new, settings_of
+    from fedmedgen.devices import drawing_device
     from fedmedgen.emission.mask_folder import Wanted, radiographs
     from fedmedgen.errors import DataError
 
@@ -62,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = radiographs(arguments.images)
     if arguments.format == "dicom":
         _require_dicom(files)
-    segmenter, identity = _segmenter(arguments.run_folder, device_of(settings))
+    segmenter, identity = _segmenter(arguments.run_folder, drawing_device(settings))
     wanted = Wanted(fit=settings.data.fit, format=arguments.format, segmenter=identity)
     outcome = _write(segmenter, files, out, wanted)
     for bad in outcome.rejected:
@@ -86,7 +89,7 @@ def _require_dicom(files: Mapping[str, Path]) -> None:
         )
 
 
-def _segmenter(run_folder: Path, device: str) -> "tuple[Segmenter, str]":
+def _segmenter(run_folder: Path, device: "torch.device") -> "tuple[Segmenter, str]":
     """The run's segmenter on the device, and the hash of its folder.
 
     **Raises** `RunError` if the run has none.

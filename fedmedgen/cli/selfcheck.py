@@ -73,12 +73,13 @@ def _subjects(settings: "Settings") -> "Iterator[Subject]":
     """The study's networks, each with its loss and random rows."""
     from functools import partial
 
+    from fedmedgen.devices import device_of
     from fedmedgen.federation.local_round import build_model, loss_of
     from fedmedgen.federation.plan import GENERATOR, SEGMENTER
 
     segments = settings.data.mask_classes and settings.segmenter.rounds
     for stage in (GENERATOR, SEGMENTER) if segments else (GENERATOR,):
-        model = build_model(settings, stage)
+        model = build_model(settings, stage).to(device_of(settings))
         yield stage, model, loss_of(settings, stage), partial(_rows, settings, stage, model)
 
 
@@ -104,10 +105,13 @@ def _cases(settings: "Settings", patient: int) -> "list[Case]":
 def _rows(settings: "Settings", stage: str, model: "nn.Module", count: int) -> "list[dict[str, Tensor]]":
     import torch
 
+    from fedmedgen.devices import device_of
     from fedmedgen.federation.local_round import draw_rows
+    from fedmedgen.training.rows import to_device
 
     generator = torch.Generator().manual_seed(settings.seed)
-    return [draw_rows(settings, stage, 2, _cases(settings, n), generator, model) for n in range(count)]
+    drawn = [draw_rows(settings, stage, 2, _cases(settings, n), generator, model) for n in range(count)]
+    return [to_device(rows, device_of(settings)) for rows in drawn]
 
 
 def _words(result: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fedmedgen import devices
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.data.crafted import is_crafted
 from fedmedgen.errors import SettingsError
@@ -114,26 +115,17 @@ def segmenter_of(generator: Trained, settings: Settings) -> Segmenter:
     )
 
 
-def device_of(settings: Settings) -> torch.device:
-    """The site's GPU where it has one and the setting allows, else its CPU."""
-    wanted = settings.runtime.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
-
-
 def run(asked: LocalRound, arrays: Arrays, cases: CaseSet, *, stream: Stream) -> LocalResult:
     """One round at a site: load the global weights, fit on the site's cases, return the new weights.
 
     **Guarantee** with a mechanism, the result depends on each patient only through `StagePlan.release`.
     """
-    device = device_of(asked.settings)
     model = build_model(asked.settings, asked.stage.name)
     load_public(model, asked.public)
     load_arrays(model, arrays)
     if asked.personal:
         put(model, "personal", asked.personal)
-    model.to(device)
+    model.to(devices.device_of(asked.settings))
     patients = patients_of(asked.stage.name, cases)
     schedule = Schedule(
         learning_rate=asked.stage.learning_rate,

@@ -58,10 +58,8 @@ class ReferenceEngine:
 def make_engine(name: str, model: nn.Module, loss: LossPerRow, *, precision: str = "fp32") -> Engine:
     """The engine called `name`, of `ENGINES`, with gradients computed in `precision`, "fp32" or "bf16".
 
-    In bf16 the weights stay float32 and torch chooses, layer by layer, what runs in bfloat16. From here on the process
-    rounds no convolution of float32 to TF32 on a GPU, as torch does by default: the self-check would refuse it.
+    In bf16 the weights stay float32 and torch chooses, layer by layer, what runs in bfloat16.
     """
-    torch.backends.cudnn.allow_tf32 = False
     if name == "reference":
         return ReferenceEngine(model, loss, precision=precision)
     if name == "opacus":
@@ -86,7 +84,7 @@ def add_clipped(total: Sequence[Tensor], gradient: Sequence[Tensor], clip_norm: 
     if not math.isfinite(norm):
         return
     for part, own in zip(total, gradient, strict=True):
-        part.add_(own.detach().to(torch.float64), alpha=clip_norm / max(norm, clip_norm))
+        part.add_(own.detach().to(part), alpha=clip_norm / max(norm, clip_norm))
 
 
 def add_clipped_batch(total: Sequence[Tensor], sums: Sequence[Tensor], clip_norm: float, rows: int) -> None:

@@ -161,7 +161,9 @@ def _check_bounds(
     if not _norm(hers) <= clip_norm * (1 + 1e-5):
         raise SelfCheckError(f"{who} gives one patient a norm of {_norm(hers):.6g}, above the clip {clip_norm:.6g}")
     moves = "moves a patient's part when others come or go"
+    again = "gives the same patients another sum, by kernels that don't repeat themselves"
     checks = (
+        (engine.clipped_sum(patients, clip_norm), whole, again),
         (engine.clipped_sum([newcomer], clip_norm), hers, moves),
         (engine.clipped_sum([*patients] * 4, clip_norm), [4 * part for part in whole], moves),
         (engine.clipped_sum([_spoiled(newcomer), *patients], clip_norm), whole, "lets a patient with NaN move the sum"),

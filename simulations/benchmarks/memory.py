@@ -9,12 +9,13 @@ import torch
 
 from simulations.benchmarks.methods import methods
 from simulations.benchmarks.subject import network, patients
+from simulations.benchmarks.timing import device
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def peak_megabytes(names: Sequence[str], count: int, *, quick: bool) -> dict[str, float]:
-    """Resident megabytes at the peak of one step on `count` patients, libraries included."""
+    """Megabytes at the peak of one step on `count` patients: resident ones, libraries included, or a GPU's own."""
     found = {}
     for name in names:
         words = [sys.executable, "-m", "simulations.benchmarks.memory", name, str(count), str(int(quick))]
@@ -33,6 +34,8 @@ def main(words: Sequence[str]) -> None:
 
 def _peak() -> float:
     """Of this program alone: `ru_maxrss` would begin with the peak of the process that started it."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text()
     return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -22,7 +22,7 @@ from fedmedgen.training.fit import Schedule, fit_ordinary
 from fedmedgen.training.losses import diffusion_loss
 from fedmedgen.training.rows import choose, diffusion_rows
 from simulations.benchmarks.subject import SIZE, network
-from simulations.benchmarks.timing import in_turn, machine, one_thread, ratio
+from simulations.benchmarks.timing import device, in_turn, machine, one_thread, ratio
 
 CALLS, REFERENCE_CALLS = (10, 20, 40), 250  # of the network, for each image
 TRAINING_STEPS, TRAINING_BATCH = 200, 16
@@ -67,7 +67,7 @@ def _measured(quick: bool) -> dict[str, Any]:
     all_calls = CALLS[:1] if quick else CALLS
     denoiser = _trained(steps, quick)
     slim = lean(denoiser)
-    noise, other = torch.randn(2, drawn, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    noise, other = torch.randn(2, drawn, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)).to(device())
     wanted, floor = (_features(denoiser, own, "dpmpp", reference_calls) for own in (noise, other))
     methods: dict[str, dict[str, float | None]] = {}
     ratios = {}
@@ -144,13 +144,13 @@ def _pipeline(denoiser: Denoiser, calls: int) -> Callable[[], object]:
 def _draw(denoiser: Denoiser, noise: Tensor, sampler: str, calls: int) -> Tensor:
     """Images ``[B, 1, H, W]`` in so many calls of the network; Heun's method takes two a step but the last."""
     steps = calls if sampler == "dpmpp" else (calls + 1) // 2
-    denoise = samplers.guided(denoiser, torch.zeros(len(noise)).long(), 1.0)
+    denoise = samplers.guided(denoiser, torch.zeros(len(noise), device=noise.device).long(), 1.0)
     return samplers.sample(denoise, noise, torch.Generator(), sampler=sampler, steps=steps)  # type: ignore[arg-type]
 
 
 def _features(denoiser: Denoiser, noise: Tensor, sampler: str, calls: int) -> FloatArray:
     parts = [_draw(denoiser, part, sampler, calls).clamp(-1, 1) for part in torch.split(noise, BATCH)]
-    return extract(torch.cat(parts).numpy())
+    return extract(torch.cat(parts).cpu().numpy())
 
 
 def _distance(one: FloatArray, other: FloatArray) -> float:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fedmedgen.models.diffusion_transformer import DiffusionTransformer
 from fedmedgen.privacy.per_patient import Rows
+from simulations.benchmarks.timing import device
 
 SIZE = 32
 CHANNELS, QUICK_CHANNELS = (32, 64, 96), (8, 8, 8)
@@ -30,7 +31,7 @@ def network(*, quick: bool = False) -> UNet2DModel:
             up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         )
         _draw_weights(model)
-    return model
+    return model.to(device())
 
 
 class Transformer(nn.Module):
@@ -43,6 +44,7 @@ class Transformer(nn.Module):
             torch.manual_seed(0)
             self.inner = DiffusionTransformer(16, 1, width, depth, heads=4)
             _draw_weights(self.inner)
+        self.to(device())
 
     def forward(self, x: Tensor, timestep: Tensor, return_dict: bool = False) -> tuple[Tensor]:
         (out,) = self.inner(F.pixel_unshuffle(x, 4), timestep, torch.zeros_like(timestep, dtype=torch.long))
@@ -66,13 +68,13 @@ def patients(count: int, draws: int) -> list[Rows]:
     generator = torch.Generator().manual_seed(0)
 
     def normal() -> Tensor:
-        return torch.randn(draws, 1, SIZE, SIZE, generator=generator)
+        return torch.randn(draws, 1, SIZE, SIZE, generator=generator).to(device())
 
     return [
         {
             "x": normal() * (0.5 + index / count),
             "noise": normal() * (0.5 + index / count),
-            "timestep": 1000 * torch.rand(draws, generator=generator),
+            "timestep": 1000 * torch.rand(draws, generator=generator).to(device()),
         }
         for index in range(count)
     ]

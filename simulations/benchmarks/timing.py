@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from fedmedgen import devices
+from fedmedgen.settings import Settings
 from simulations.ledger_campaign import commit
 
 Times = dict[str, list[float]]
@@ -24,6 +26,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def device() -> torch.device:
+    """What is measured: the GPU where there is one."""
+    return devices.device_of(Settings())
 
 
 def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int) -> Times:
@@ -48,9 +55,8 @@ def ratio(times: Times, one: str, other: str) -> dict[str, float]:
 
 def peak_gflops(dtype: torch.dtype) -> float:
     """The most that a convolution of friendly shape reaches here, in one process."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.randn(16, 128, 16, 16, device=device).to(dtype, memory_format=torch.channels_last)
-    weight = torch.randn(128, 128, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    x = torch.randn(16, 128, 16, 16, device=device()).to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(128, 128, 3, 3, device=device()).to(dtype, memory_format=torch.channels_last)
     times = in_turn({"peak": lambda: [torch.conv2d(x, weight, padding=1) for _ in range(8)]}, 8)["peak"]
     return 8 * 2 * 16 * 256 * 128 * 128 * 9 / min(times) / 1e9
 

@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def device(pytestconfig: pytest.Config) -> Iterator[torch.device]:
     if (name := pytestconfig.getoption("--device")) != "standin":
-        yield torch.device(name)
+        yield torch.empty(0, device=name).device  # with its number
         return
     from tests.devices import stand_in
 
@@ -22,10 +22,14 @@ def device(pytestconfig: pytest.Config) -> Iterator[torch.device]:
 
 
 @pytest.fixture(autouse=True)
-def operators(pytestconfig: pytest.Config) -> Iterator[None]:
-    """A test that the stand-in passes must have asked for nothing that CUDA has no kernel of."""
-    yield
-    if pytestconfig.getoption("--device") == "standin":
-        from tests.devices import stand_in
+def operators(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test computes it computes on the stand-in, and by nothing that CUDA has no kernel of."""
+    if request.config.getoption("--device") != "standin" or "device" not in request.fixturenames:
+        yield
+        return
+    from tests.devices import stand_in
 
-        assert not stand_in.without_cuda(stand_in.used)
+    stand_in.used.clear()
+    yield
+    assert stand_in.computed()
+    assert not stand_in.without_cuda(stand_in.used)

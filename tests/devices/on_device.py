@@ -16,6 +16,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from fedmedgen import devices
 from fedmedgen.composition import compose
 from fedmedgen.data import phantoms
 from fedmedgen.data.cases import CaseSet
@@ -28,6 +29,7 @@ from fedmedgen.models.diffusion_transformer import DiffusionTransformer
 from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.lean import drawing_in
 from fedmedgen.privacy import kernels
+from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.fused_engine import FusedEngine
 from fedmedgen.privacy.mechanism import StagePlan
 from fedmedgen.privacy.per_patient import ReferenceEngine, Rows, make_engine
@@ -38,10 +40,13 @@ from server.autoencoder import fit_autoencoder
 from server.curriculum import pretrain
 from server.decoder import server_part
 from server.run_store import RunStore
+from simulations.benchmarks import subject
+from simulations.benchmarks.methods import methods
 from sites import selfcheck
 from tests.devices import stand_in
 
 FAMILIES = ("unet", "dit", "coefficients", "latent", "vae", "gan")
+ONE_STEP = ("vae", "gan")
 MASKS = ("background", "lung")
 TINY = ("study=demo", "smoke=true", "data.size=[16,16]", "autoencoder.steps=3", "curriculum.batch_size=4",
         "generator.sampler_steps=3", "generator.batch_size=4", "segmenter.batch_size=4", "privacy.noise_draws=1",
@@ -52,9 +57,12 @@ CLASSES = ("normal", "opacity", "nodule")
 @pytest.fixture
 def used(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """The device, where a site or the server asks for its own."""
-    for module in (local_round, own_part):
-        monkeypatch.setattr(module, "device_of", lambda _: device)
+    use(device, monkeypatch)
     return device
+
+
+def use(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "device_of", lambda _: device)
 
 
 def study(*words: str) -> Settings:
@@ -107,9 +115,22 @@ def test_tensors_of_the_cpu_are_no_use_on_it(device: torch.device) -> None:
     there, here = torch.ones(2, device=device), torch.ones(2)
     assert (there * 2 + torch.tensor(1.0)).tolist() == [3.0, 3.0]
     assert there.to("cpu").numpy().tolist() == [1.0, 1.0]
-    for mixed in (lambda: there + here, lambda: here.mul_(there), lambda: torch.stack([there, here])):
-        with pytest.raises(RuntimeError, match="same device"):
+    assert (there[None] @ there[:, None]).item() == 2.0
+    number = torch.tensor(1.0)
+    mixtures: list[Callable[[], object]] = [
+        lambda: there + here,
+        lambda: here.mul_(there),
+        lambda: torch.stack([there, here]),
+        lambda: torch.stack([there[0], number]),
+        lambda: number.add_(there[0]),
+        lambda: here[torch.zeros(1, dtype=torch.long, device=device)],
+        lambda: there.index_put_((torch.zeros(2, dtype=torch.long),), here),
+    ]
+    for mixed in mixtures:
+        with pytest.raises((RuntimeError, IndexError), match=r"device|cpu"):
             mixed()
+    with pytest.raises(RuntimeError, match="generator"):
+        torch.randn(2, device=device, generator=torch.Generator())
     with pytest.raises((RuntimeError, TypeError), match="numpy"):
         there.numpy()
 
@@ -151,9 +172,19 @@ def test_kernels_are_measured_on_it(device: torch.device, tmp_path: Path, monkey
     assert apart(there.clipped_sum([to_device(rows, device)], 1.0), wanted) < 1e-6
 
 
-@pytest.mark.parametrize(("family", "engine"), [*((family, "fused") for family in FAMILIES), ("gan", "opacus")])
-def test_a_site_checks_its_engine_on_it(family: str, engine: str, used: torch.device, tmp_path: Path) -> None:
-    asked = study(f"generator={family}", f"privacy.engine={engine}", "generator.images_per_patient=2")
+@pytest.mark.parametrize(
+    ("family", "engine", "precision"),
+    [*((family, "fused", "fp32") for family in FAMILIES), ("gan", "opacus", "fp32"), ("dit", "fused", "bf16")],
+)
+def test_a_site_checks_its_engine_on_it(
+    family: str, engine: str, precision: str, used: torch.device, tmp_path: Path
+) -> None:
+    asked = study(
+        f"generator={family}",
+        f"privacy.engine={engine}",
+        "generator.images_per_patient=2",
+        f"privacy.precision={precision}",
+    )
     selfcheck.check_once(tmp_path, asked, GENERATOR)
     (mark,) = tmp_path.iterdir()
     assert used.type in mark.read_text()
@@ -167,7 +198,7 @@ def test_a_round_moves_the_weights_as_on_the_cpu(
     """Without noise Adam moves a weight whose gradient is next to nothing as far as any: rounding alone decides."""
     asked = study(f"generator={family}", f"privacy={privacy}", "privacy.engine=fused")
     on_cpu = after_a_round(asked, stage)
-    monkeypatch.setattr(local_round, "device_of", lambda _: device)
+    use(device, monkeypatch)
     start, there = weights(asked, stage), after_a_round(asked, stage)
     assert np.any(flat(there) != flat(start))
     assert np.linalg.norm(flat(there) - flat(on_cpu)) < bound * np.linalg.norm(flat(on_cpu) - flat(start))
@@ -182,6 +213,7 @@ def after_a_round(asked: Settings, stage: str) -> Arrays:
                           denominator_patients=12)  # fmt: skip
     request = LocalRound(
         asked, Stage(stage, 1, 2, 1e-3), 1, mechanism if asked.private else None, proximal_mu=0.1,
+        canaries=Planted(np.ones(4, dtype=bool), seed=0),
         public=local_round.public_arrays(local_round.build_model(asked, stage)),
     )  # fmt: skip
     return local_round.run(request, weights(asked, stage), cases(), stream=Stream.seeded(0, "round", 1)).arrays
@@ -200,7 +232,7 @@ def test_a_sites_part_of_a_secure_sum_is_that_of_the_cpu(device: torch.device, m
         return list(own_part.own_vectors(request, weights(asked, GENERATOR), cases(), Stream.seeded(0, "sum", 1)))
 
     on_cpu = vectors()
-    monkeypatch.setattr(own_part, "device_of", lambda _: device)
+    use(device, monkeypatch)
     there = vectors()
     assert len(there) == len(on_cpu) > 0
     assert np.linalg.norm(np.stack(there) - np.stack(on_cpu)) < 1e-5 * np.linalg.norm(np.stack(on_cpu))
@@ -209,7 +241,7 @@ def test_a_sites_part_of_a_secure_sum_is_that_of_the_cpu(device: torch.device, m
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cases_are_drawn_on_it(family: str, precision: str, device: torch.device) -> None:
-    asked = study(f"generator={family}")
+    asked = study(f"generator={family}", *([] if family in ONE_STEP else ["generator.guidance=1.5"]))
     drawn = partial(emit, counts=5, settings=asked.generator, seed=0)
     generator = local_round.build_generator(asked)
     generator.name_classes(CLASSES, MASKS)
@@ -238,7 +270,7 @@ def test_the_server_teaches_a_network_on_it(
         return [weight.detach() for weight in network.parameters()]
 
     on_cpu = taught("cpu")
-    monkeypatch.setattr(local_round, "device_of", lambda _: device)
+    use(device, monkeypatch)
     there = taught("there")
     assert {weight.device.type for weight in there} == {"cpu"}
     assert apart(there, on_cpu) < 1e-4
@@ -264,5 +296,13 @@ def test_the_server_trains_a_decoder_on_it(device: torch.device, monkeypatch: py
         return part.public
 
     on_cpu = public()
-    monkeypatch.setattr(local_round, "device_of", lambda _: device)
+    use(device, monkeypatch)
     assert np.linalg.norm(flat(public()) - flat(on_cpu)) < 1e-4 * np.linalg.norm(flat(on_cpu))
+
+
+@pytest.mark.parametrize("method", ["ordinary_fp32", "hooks", "vmap", "fused_measured_bf16"])
+def test_benchmarks_measure_it(method: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "device", lambda: device)
+    monkeypatch.setattr(kernels, "SECONDS", 1e-3)
+    found = methods(subject.network(quick=True), 1.0)[method](subject.patients(2, 1))
+    assert {part.device for part in found} == {device}

@@ -1,7 +1,8 @@
 """A device that isn't the CPU, on the CPU: its tensors hold numbers, and meet none that lie elsewhere.
 
-What a GPU refuses is refused here: a tensor of the CPU among a device's (a single number, or an index, may be one), and
-`numpy()` of what lies on the device. Under autocast torch's table for CUDA holds, as far as it is written here.
+What a GPU refuses is refused here, as far as `_refuse` goes: a tensor of the CPU among the device's (a single number
+or an index may be one), a generator of the CPU for numbers on the device, norms of two types, `numpy()`. Autocast casts
+those operators, of all that CUDA's does, which networks here call.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,10 +24,15 @@ from torchgen.model import DispatchKey as Backend
 
 NAME = "standin"
 ATEN = torch.ops.aten
-BETWEEN = (ATEN._to_copy, ATEN.copy_, ATEN.index, ATEN.index_put, ATEN.index_put_)
+BETWEEN = (ATEN._to_copy, ATEN.copy_)
+INDEXED = (ATEN.index, ATEN.index_put, ATEN.index_put_)
+JOINED = (ATEN.cat, ATEN.stack)  # of which no single number may lie elsewhere
+NORMS = (ATEN.native_layer_norm, ATEN.native_group_norm)
+PRODUCTS = {ATEN.convolution, ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm}
 SHORT = (ATEN.conv2d, ATEN.linear, ATEN.matmul, ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm,
          ATEN.scaled_dot_product_attention)  # fmt: skip
-LONG = (ATEN.group_norm, ATEN.layer_norm, ATEN.mse_loss, ATEN.softmax, ATEN.exp, ATEN.log, ATEN.pow)
+LONG = (ATEN.group_norm, ATEN.layer_norm, ATEN.mse_loss, ATEN.nll_loss, ATEN.nll_loss_nd, ATEN.softmax,
+        ATEN.log_softmax, ATEN.sum, ATEN.exp, ATEN.log, ATEN.pow)  # fmt: skip
 ON_CUDA = (Backend.CUDA, Backend.CompositeExplicitAutograd, Backend.CompositeExplicitAutogradNonFunctional,
            Backend.CompositeImplicitAutograd)  # fmt: skip
 used: set[torch._ops.OpOverload] = set()
@@ -63,6 +69,9 @@ class _Device(TorchDispatchMode):
     """Makes on the device what is asked for there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled() and func._can_decompose():
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         return _run(func, args, kwargs or {})
 
 
@@ -110,9 +119,34 @@ def _on_cuda() -> frozenset[str]:
     return frozenset(map(str, functions))
 
 
+def computed() -> bool:
+    """Whether a product was taken on the device since `used` was emptied."""
+    return not PRODUCTS.isdisjoint(operator.overloadpacket for operator in used)
+
+
+def _refuse(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
+    """**Raises** `RuntimeError` where CUDA does."""
+    packet = func.overloadpacket
+    if any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
+        raise RuntimeError(f"{func}: expected a generator of {NAME}; got one of cpu")
+    if packet in NORMS and len({tensor.dtype for tensor in tensors}) > 1:
+        raise RuntimeError(f"{func}: expected one type; got {[tensor.dtype for tensor in tensors]}")
+    if packet in BETWEEN:
+        return
+    if packet in INDEXED:
+        tensors = [tensor for tensor in (args[0], *args[2:3]) if isinstance(tensor, Tensor)]
+    strict = packet in JOINED or packet in INDEXED
+    here = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere) and (tensor.dim() or strict)]
+    written = [args[place] for place, own in enumerate(func._schema.arguments[: len(args)]) if own.is_write]
+    if here or any(isinstance(one, Tensor) and not isinstance(one, Elsewhere) for one in written):
+        raise RuntimeError(f"{func}: expected all tensors to be on the same device; got {NAME} and cpu")
+
+
 def _cast(overload: Any, dtype: torch.dtype, *args: Any, **kwargs: Any) -> Any:
     def cast(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        return (
+            value.to(dtype) if isinstance(value, Tensor) and value.dtype in (torch.float32, torch.bfloat16) else value
+        )
 
     with _ExcludeDispatchKeyGuard(DispatchKeySet(DispatchKey.AutocastPrivateUse1)):
         return overload(*tree_map(cast, args), **tree_map(cast, kwargs))
@@ -126,8 +160,7 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if not there and not wanted:
         return func(*args, **kwargs)
     used.add(func)
-    if there and func.overloadpacket not in BETWEEN and any(t.dim() and not isinstance(t, Elsewhere) for t in tensors):
-        raise RuntimeError(f"{func}: expected all tensors to be on the same device; got {NAME} and cpu")
+    _refuse(func, args, kwargs, tensors)
     own = {**kwargs, "device": torch.device("cpu")} if asked is not None else kwargs
     found = func(*tree_map_only(Elsewhere, lambda tensor: tensor.held, args),
                  **tree_map_only(Elsewhere, lambda tensor: tensor.held, own))  # fmt: skip

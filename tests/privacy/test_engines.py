@@ -272,15 +272,6 @@ def test_half_precision_gradients_are_clipped_and_summed_in_double_precision() -
     assert norm(total) == pytest.approx(7.0, rel=1e-12)
 
 
-def test_single_precision_is_single_precision_on_a_gpu_too(
-    denoiser: nn.Module, loss: LossPerRow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    make_engine("reference", denoiser, loss)
-    assert not torch.backends.cudnn.allow_tf32
-    assert torch.get_float32_matmul_precision() == "highest"
-
-
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(PrivacyError, match="'reference', 'opacus' or 'fused'; got 'ghost'"):
         make_engine("ghost", linear([1.0]), square_loss)

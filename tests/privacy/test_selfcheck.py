@@ -102,6 +102,9 @@ class Planted(ReferenceEngine):
         total = super().clipped_sum(patients, clip_norm)
         if self.fault == "moves the others":
             return [part * (1 + 1e-7 * len(patients)) for part in total]
+        if self.fault == "adds in another order each time":
+            self.calls = getattr(self, "calls", 0) + 1
+            return [part * (1 + 1e-7 * self.calls) for part in total]
         if self.fault == "mean":
             return [part / max(1, len(patients)) for part in total]
         if self.fault == "forgets a layer":
@@ -122,6 +125,7 @@ FAULTS = {
     "mean": "disagrees",
     "forgets a layer": "disagrees",
     "moves the others": "when others come or go: by .*e-07 of the clip",
+    "adds in another order each time": "gives the same patients another sum, .*: by .*e-0[67] of the clip",
     "lets nan through": "NaN move",
     "counts nan": "NaN move",
     "gives nobody a sum": "gives nobody a sum",

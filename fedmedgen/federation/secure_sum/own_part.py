@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedmedgen import devices
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.federation import local_statistics
 from fedmedgen.federation.local_round import (
     Arrays,
     LocalRound,
     build_model,
-    device_of,
     draws_of,
     load_arrays,
     loss_of,
@@ -84,7 +84,7 @@ def own_vectors(asked: LocalRound, arrays: Arrays, cases: CaseSet, stream: Strea
     assert asked.mechanism is not None
     model = build_model(asked.settings, asked.stage.name)
     load_arrays(model, arrays)
-    model.to(device := device_of(asked.settings))
+    model.to(device := devices.device_of(asked.settings))
     privacy = asked.settings.privacy
     engine = make_engine(privacy.engine, model, loss_of(asked.settings, asked.stage.name), precision=privacy.precision)
     draws = draws_of(asked, model, patients_of(asked.stage.name, cases))
