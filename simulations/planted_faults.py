@@ -124,6 +124,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="plant only the faults whose name holds this; other rows stay")
     only, known = parser.parse_args().only, faults()
     chosen = [fault for fault in known if only in fault.name]
+    if not chosen:
+        parser.error(f"--only must be a part of a fault's name in simulations/planted_faults.yaml; got {only!r}")
     green_as_it_stands(chosen)
     found = [(fault, red(fault)) for fault in track(chosen, description="planting")]
     rows = [row(*item) for item in found]

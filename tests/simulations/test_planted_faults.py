@@ -1,12 +1,13 @@
 """The list of planted faults still fits the code: each is one line that stands there once, beside tests that exist."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from simulations.planted_faults import END, ROOT, START, Fault, faults, row, write_table
+from simulations.planted_faults import END, ROOT, START, Fault, faults, main, row, write_table
 
 
 @pytest.mark.parametrize("fault", faults(), ids=lambda fault: fault.name)
@@ -26,6 +27,12 @@ def test_a_fault_that_no_longer_fits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("a = 1\na = 1\n")
     with pytest.raises(ValueError, match="found 2"):
         Fault("twice", "code.py", "a = 1", "a = 2", ("tests",)).plant(tmp_path)
+
+
+def test_a_word_that_no_fault_has_plants_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["planted_faults", "--only", "no such fault"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
 
 
 def test_rows_that_were_measured_stay_until_their_fault_is_another(tmp_path: Path) -> None:
