@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from fedmedgen import devices
@@ -25,14 +24,13 @@ from fedmedgen.federation import local_round
 from fedmedgen.federation.local_round import Arrays, LocalRound
 from fedmedgen.federation.plan import GENERATOR, SEGMENTER, Stage
 from fedmedgen.federation.secure_sum import own_part
-from fedmedgen.models.diffusion_transformer import DiffusionTransformer
 from fedmedgen.models.latent import LatentDenoiser
 from fedmedgen.models.lean import drawing_in
 from fedmedgen.privacy import kernels
 from fedmedgen.privacy.canaries import Planted
 from fedmedgen.privacy.fused_engine import FusedEngine
 from fedmedgen.privacy.mechanism import StagePlan
-from fedmedgen.privacy.per_patient import ReferenceEngine, Rows, make_engine
+from fedmedgen.privacy.per_patient import ReferenceEngine, make_engine
 from fedmedgen.privacy.randomness import Stream
 from fedmedgen.settings import Settings
 from fedmedgen.training.rows import encode, to_device
@@ -44,6 +42,7 @@ from simulations.benchmarks import subject
 from simulations.benchmarks.methods import methods
 from sites import selfcheck
 from tests.devices import stand_in
+from tests.privacy.test_fused_engine import attentive, restored, transformer
 
 FAMILIES = ("unet", "dit", "coefficients", "latent", "vae", "gan")
 ONE_STEP = ("vae", "gan")
@@ -80,35 +79,6 @@ def apart(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     there = [part.cpu().double() for part in found]
     distance = torch.stack([(a - b.double()).norm() for a, b in zip(there, wanted, strict=True)]).norm()
     return float(distance / torch.stack([part.double().norm() for part in wanted]).norm())
-
-
-def attentive() -> UNet2DModel:
-    """Attention at every level."""
-    blocks = {"down_block_types": ["AttnDownBlock2D"] * 2, "up_block_types": ["AttnUpBlock2D"] * 2}
-    return UNet2DModel(
-        16,
-        1,
-        1,
-        block_out_channels=(16, 32),
-        norm_num_groups=4,
-        layers_per_block=1,
-        attention_head_dim=8,
-        num_class_embeds=1,
-        **blocks,
-    )
-
-
-def transformer() -> DiffusionTransformer:
-    model = DiffusionTransformer(in_channels=1, num_class_embeds=1, width=32, depth=2, heads=2)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    return model
-
-
-def restored(model: nn.Module, rows: Rows) -> Tensor:
-    x, times = rows["x"], torch.full((len(rows["x"]),), 3.0, device=rows["x"].device)
-    out = model(x, times, class_labels=torch.zeros_like(times).long(), return_dict=False)[0]
-    return (out - x).square().mean(dim=(1, 2, 3))
 
 
 def test_tensors_of_the_cpu_are_no_use_on_it(device: torch.device) -> None:

@@ -68,7 +68,8 @@ def images(rows: Sequence[int], size: int = 16, dtype: torch.dtype = torch.float
 
 def restored(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
     x = rows["x"]
-    out = model(x, torch.full((len(x),), 3.0), class_labels=torch.zeros(len(x)).long(), return_dict=False)[0]
+    times = torch.full((len(x),), 3.0, device=x.device)
+    out = model(x, times, class_labels=torch.zeros_like(times).long(), return_dict=False)[0]
     return (out - x).square().mean(dim=(1, 2, 3))
 
 
