@@ -21,6 +21,7 @@ from rich.console import Console
 from fedmedgen.errors import RunError
 from simulations.campaigns import accounts, faults
 from simulations.campaigns.deployment import Deployment
+from simulations.grid_page import span
 from simulations.ledger_campaign import commit
 
 FAULTS_A_STUDY = 5
@@ -30,7 +31,7 @@ HANG_SECONDS = 1800.0
 WRONGS = tuple(accounts.HOW)
 Row = dict[str, Any]
 COLUMNS = (
-    "commit", "seed", "study", "fault", "kind", "how", "round", "seconds_to_next_round",
+    "date", "commit", "seed", "study", "fault", "kind", "how", "round", "seconds_to_next_round",
     "study_status", "study_rounds", "study_seconds", *WRONGS, "hangs", "left_behind",
 )  # fmt: skip
 
@@ -69,7 +70,7 @@ def one_study(number: int, seed: int, console: Console) -> list[Row]:
             if row is None or row["hangs"]:
                 break
         ended = _ended(deployment, name, begun)
-    known = {"commit": commit(), "seed": seed, "study": number}
+    known = {"date": f"{datetime.date.today()}", "commit": commit(), "seed": seed, "study": number}
     return [
         {**known, "fault": fault, **row, **ended, "hangs": row["hangs"] or ended["hangs"]}
         for fault, row in enumerate(rows)
@@ -135,14 +136,14 @@ def page(rows: Sequence[Row], command: str) -> list[str]:
     studies = {row["study"]: row for row in rows}.values()
     right = sum(row["study_status"] == "completed" for row in studies)
     left = sum(int(row["left_behind"]) for row in studies)
+    commits = ", ".join(sorted({str(row["commit"]) for row in rows}))
     rounds = " or ".join(sorted({str(row["study_rounds"]) for row in studies}, key=int))
     lines = [
         "# A deployment under faults",
         "",
         f"`{command}`",
         "",
-        f"- {datetime.date.today()}, commit {', '.join(sorted({str(row['commit']) for row in rows}))}, "
-        f"{platform.machine()}, {os.cpu_count()} cores",
+        f"- {span(str(row['date']) for row in rows)}, commit {commits}, {platform.machine()}, {os.cpu_count()} cores",
         "- real processes on one machine, made by `provision`, run by `serve`, `join` and `submit`: three sites,",
         f"  one a cheat; {len(studies)} studies of {rounds} private rounds, quorum 1, rounds that wait 60 s for their "
         "sites;",

@@ -10,6 +10,7 @@ leaves its mark in RUNS/few-labels-taken, to be removed by hand.
 
 import argparse
 import csv
+import datetime
 import io
 import logging
 import sys
@@ -41,7 +42,7 @@ from simulations.tiles import balanced, joined
 
 TUNED_AT, TUNED_DRAW = 5, 5  # labels, and a draw that no cell has
 TUNED_ON = "validation"  # training patients who are in no draw
-FIELDS = ("row", "labels", "draw", "rate", "site", "dice", "hd95", "missed", "seconds", "commit")
+FIELDS = ("row", "labels", "draw", "rate", "site", "dice", "hd95", "missed", "seconds", "commit", "date")
 Found = dict[str, Any]
 
 
@@ -70,7 +71,7 @@ def measured(cell: Cell, test: CaseSet) -> list[Found]:
         places = [place for place, case in enumerate(test) if site in ("all", case.site)]
         got = score([masks[place] for place in places], test.with_cases([test.cases[place] for place in places]))
         numbers = {"dice": got["dice_mean"], "hd95": got["hd95"], "missed": got["hd95_missed"]}
-        found.append(known | {"site": site, "commit": code_commit()} | numbers)
+        found.append(known | {"site": site, "commit": code_commit(), "date": f"{datetime.date.today()}"} | numbers)
     return found
 
 

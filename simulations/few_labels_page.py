@@ -1,6 +1,5 @@
 """The page of the few-labels study, from its CSV."""
 
-import datetime
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from scipy import stats
 from simulations.few_labels_ablations import ABLATIONS, LABELS, OF, of_row
 from simulations.few_labels_rows import ROWS
 from simulations.few_labels_tasks import TASKS
+from simulations.grid_page import span
 from simulations.grid_table import code_commit, machine
 
 COMMAND = "python -m simulations.few_labels --out docs/results"
@@ -34,7 +34,7 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     known = TASKS[task]
     command = COMMAND if task == "lungs" else f"{COMMAND} --task {task}"
     yield from (f"# Few labels: {task}", "", f"`{command}`", "")
-    yield f"- {datetime.datetime.now(datetime.UTC).date()}, commits {_commits(rows)}, {machine()}"
+    yield f"- {span(row['date'] for row in rows)}, commits {_commits(rows)}, {machine()}"
     yield f"- `{' '.join(known.words)}`"
     whose = f"{known.labelled_at} alone" if known.labelled_at else "all sites"
     yield f"- labels from {whose}, up to {known.draws} draws; test patients of all sites"

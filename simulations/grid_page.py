@@ -56,7 +56,7 @@ def page(shown: Shown, rows: Rows, *, others: int) -> list[str]:
         "",
         f"`{shown.command}`",
         "",
-        f"- {_span(row['date'] for row in rows)}, commit {_words(row['commit'] for row in rows)}, "
+        f"- {span(row['date'] for row in rows)}, commit {_words(row['commit'] for row in rows)}, "
         f"{_words(row['machine'] for row in rows)}",
         f"- {len(done)} of {shown.wanted} runs completed, {len(rows) - len(done)} failed; every row, with its words, "
         f"is in [{shown.name}.csv]({shown.name}.csv)" + (f", beside {others} of earlier attempts or other words" * bool(
@@ -202,7 +202,8 @@ def _words(found: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(found)) or "-"
 
 
-def _span(dates: Iterable[str]) -> str:
+def span(dates: Iterable[str]) -> str:
+    """The day that runs were measured on, or the first and the last of several."""
     known = sorted(set(dates))
     return "no run yet" if not known else known[0] if len(known) == 1 else f"{known[0]} to {known[-1]}"
 

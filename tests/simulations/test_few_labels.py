@@ -212,12 +212,13 @@ def test_gains_are_paired_by_draw(tmp_path):
     few_labels.Cells(path, tmp_path).add(
         [
             {"row": row, "labels": 5, "draw": draw, "rate": 1e-3, "site": site, "dice": value, "hd95": 3.0, "missed": 0,
-             "seconds": 1, "commit": "abc"}
+             "seconds": 1, "commit": "abc", "date": f"2026-01-0{draw + 1}"}
             for (row, draw), value in dice.items() for site in ("all", "here")
         ]
     )  # fmt: skip
     with path.open(newline="") as file:
         text = "\n".join(page(list(csv.DictReader(file))))
+    assert "- 2026-01-01 to 2026-01-02, commits abc, " in text
     assert "| ptdr-federated | +2.0 | +2.00 (-10.71 to +14.71) | 2 |" in text
     assert "| scratch | 0.910 (2) | 0.910 (2) |" in text
 
@@ -226,7 +227,7 @@ def test_counts_of_one_draw_are_no_draws_of_their_own(tmp_path):
     gains = {(1, 0): 0.02, (5, 0): 0.02, (1, 1): 0.04, (5, 1): 0.04}
     rows = [
         {"row": row, "labels": labels, "draw": draw, "rate": 1e-3, "site": "all", "dice": 0.9 + more, "hd95": 3.0,
-         "commit": "abc"}
+         "commit": "abc", "date": "2026-01-01"}
         for (labels, draw), gain in gains.items() for row, more in (("scratch", 0.0), ("ptdr-federated", gain))
     ]  # fmt: skip
     assert "| ptdr-federated | +3.0 | +3.0 | +3.00 (-9.71 to +15.71) | 2 |" in "\n".join(page(rows))
