@@ -29,7 +29,7 @@ from fedmedgen.evaluation.fidelity import fidelity
 from fedmedgen.models.generators import Generator
 from fedmedgen.models.saving import load_generator
 from fedmedgen.settings import Settings
-from simulations.grid_table import machine
+from simulations.grid_table import code_commit, machine
 from simulations.results import sheet
 from simulations.run import result_of, simulate
 
@@ -77,7 +77,7 @@ def rows_of(privacy: str, layers: str, runs: Path) -> tuple[list[Row], Image.Ima
                 "bytes_per_round": round((result["bytes_up"] + result["bytes_down"]) / result["rounds"]),
                 "seconds": round(result["seconds"]),
                 "date": datetime.date.today().isoformat(),
-                "commit": result["commit"],
+                "commit": code_commit(),
                 "machine": machine(),
             }
         )
