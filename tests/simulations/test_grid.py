@@ -335,4 +335,5 @@ def test_a_part_of_the_network_is_compared_with_all_of_it_at_the_same_steps() ->
         found = {cell.name: compose(compared.words(cell)) for cell in compared.cells if cell.name.endswith(privacy)}
         full, lora = found[f"full-{privacy}"], found[f"lora-{privacy}"]
         assert (full.generator.trainable, lora.generator.trainable) == ("full", "lora")
-        assert replace(lora, generator=replace(lora.generator, trainable="full")) == full
+        same_sums = replace(lora.privacy, engine=full.privacy.engine)  # engines differ in time alone
+        assert replace(lora, generator=replace(lora.generator, trainable="full"), privacy=same_sums) == full
