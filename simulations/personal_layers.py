@@ -9,6 +9,7 @@ import argparse
 import csv
 import datetime
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from fedmedgen.evaluation.fidelity import fidelity
 from fedmedgen.models.generators import Generator
 from fedmedgen.models.saving import load_generator
 from fedmedgen.settings import Settings
+from server.results import COMMIT
 from simulations.grid_table import code_commit, machine
 from simulations.results import sheet
 from simulations.run import result_of, simulate
@@ -77,7 +79,7 @@ def rows_of(privacy: str, layers: str, runs: Path) -> tuple[list[Row], Image.Ima
                 "bytes_per_round": round((result["bytes_up"] + result["bytes_down"]) / result["rounds"]),
                 "seconds": round(result["seconds"]),
                 "date": datetime.date.today().isoformat(),
-                "commit": code_commit(),
+                "commit": result["commit"],
                 "machine": machine(),
             }
         )
@@ -149,6 +151,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--privacy", nargs="*", default=["none", "eps10"], choices=["none", "eps10"])
     args = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    os.environ.setdefault(COMMIT, code_commit())  # results that are being written make no commit dirty
     path = args.out / "personal-layers.csv"
     rows = _read(path)
     wanted = [(privacy, layers) for privacy in args.privacy for layers in LAYERS]
