@@ -46,6 +46,7 @@ LUNGS = {
     "federated": Pretraining(OPEN),
     "federated-long": Pretraining((*OPEN, "generator.local_steps=240")),
     "federated-longer": Pretraining((*OPEN, "generator.local_steps=480")),
+    "federated-longest": Pretraining((*OPEN, "generator.local_steps=960")),
     "federated-low": Pretraining((*OPEN, *LOW, "generator.local_steps=240")),
     "short": Pretraining((*OPEN, "rounds=3")),
     "local": Pretraining((*OPEN, *only("shenzhen"), "generator.local_steps=160")),

@@ -210,6 +210,7 @@ ROWS: dict[str, Callable[[Cell], Predict]] = {
     "ptdr-federated": ptdr,
     "ptdr-federated-long": ptdr,
     "ptdr-federated-longer": ptdr,
+    "ptdr-federated-longest": ptdr,
     "ptdr-federated-low": ptdr,
     "ptdr-local": ptdr,
     "ptdr-local-long": ptdr,
