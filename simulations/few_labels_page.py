@@ -19,7 +19,7 @@ REMARKS = {
     "pairs-": "- pairs-…: not few labels, but the synthetic pairs of a study that learned from all masks of both "
     "sites, those of the patients set apart among them",
     "ptdr-federated-low": "- ptdr-federated-low: its noise levels were chosen after the autoencoder's test results had "
-    "been seen; the patients set apart prefer longer pre-training at the usual levels",
+    "been seen; the patients set apart prefer ptdr-federated-longer",
 }
 Key = tuple[str, int, int]  # row, labels, draw
 
