@@ -17,7 +17,9 @@ EXAMPLE = """what is written (all at each image's own size, subfolders kept):
   DIR/masks/NAME.png           0 background, 255 the last class, others evenly between
   DIR/overlays/NAME.png        the radiograph with the masks' outlines
   DIR/segmentations/NAME.dcm   with --format dicom: a SEG of the source's patient and study that refers to it
-  DIR/segments.csv             a row for each image: of each class its share of the area and its number of pieces
+  DIR/segments.csv             a row for each image: of each class its share of the area and its number of pieces,
+                               and the segmenter's hash
+Of a set, with masks/ beside its images/, the images alone are marked.
 
 Masks and overlays are of patients, as the images are; a SEG holds the patient's name. They stay in DIR on this
 machine: nothing is sent anywhere. Keep DIR as safe as the images.
@@ -41,12 +43,17 @@ def add(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run folder with segmenter/ and settings.yaml")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="a radiograph, or a folder of them at any depth")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder for what is written")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="a folder for what is written, new or empty"
+    )
     parser.add_argument(
         "--format",
         choices=("png", "dicom"),
         default="png",
         help="dicom: masks also as SEG objects, for DICOM images only (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in DIR after an interruption: images with a row there are left"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -57,10 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     from fedmedgen.cli.runs import require_new, settings_of
     from fedmedgen.devices import drawing_device
     from fedmedgen.emission.mask_folder import Wanted, radiographs
+    from fedmedgen.emission.mask_table import TABLE
     from fedmedgen.errors import DataError
 
     out: Path = arguments.out
-    require_new(out)
+    if not (arguments.resume and (out / TABLE).is_file()):
+        require_new(out)
     settings = settings_of(arguments.run_folder)
     files = radiographs(arguments.images)
     if arguments.format == "dicom":

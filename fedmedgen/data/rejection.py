@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "picture-flat": "every pixel has the same value, so nothing is to be seen: remove it",
     "picture-not-finite": "some pixels are not finite numbers: export it again as whole numbers",
     "mask-not-written": "its mask can't be written ({what}): give the picture another name",
+    "deep-colour": "16 bits a channel in mode {mode}, of which 8 would be lost: export it as plain grey of 16 bits",
     "several-frames": "expected one picture, got {frames} frames: export each as a file of its own",
     "mask-unreadable": "its mask {mask} can't be read as a picture: export the mask again or remove it",
     "mask-size": "its mask is {got} but the picture is {expected}: export the mask at the picture's size",

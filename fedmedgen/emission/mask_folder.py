@@ -2,8 +2,9 @@
 
 import errno
 import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,8 +14,9 @@ from PIL import Image
 
 from fedmedgen.data import dicom, pictures
 from fedmedgen.data.cases import FloatArray, Rejected
-from fedmedgen.data.folders import write_table
 from fedmedgen.data.rejection import Unusable
+from fedmedgen.emission import mask_table
+from fedmedgen.emission.mask_table import SEGMENTER, TABLE
 from fedmedgen.emission.overlay import overlay
 from fedmedgen.emission.secondary_capture import save
 from fedmedgen.emission.segmenting import mask_of, measures
@@ -22,7 +24,7 @@ from fedmedgen.errors import DataError
 from fedmedgen.models.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
-TABLE, PARTS = "segments.csv", ("masks", "overlays", "segmentations")
+PARTS = ("masks", "overlays", "segmentations")
 OF_ONE_FILE = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)  # not a full disk's, nor a lost one's
 _NO_PICTURE = "dicomdir"
 
@@ -40,12 +42,14 @@ class Wanted:
 class Outcome:
     """A row of segments.csv for each picture, and the files set aside."""
 
-    rows: list[dict[str, object]] = field(default_factory=list)
+    rows: list[mask_table.Row] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
 
 
 def radiographs(place: Path) -> dict[str, Path]:
-    """The picture, or all pictures below the folder, by name relative to it; hidden files and others are passed over.
+    """The picture, or all pictures below the folder, by name relative to it, behind links too.
+
+    Passed over are hidden files, others, what this command made, and `masks` beside `images`, as sets have them.
 
     **Raises** `DataError` if there is none.
     """
@@ -53,9 +57,10 @@ def radiographs(place: Path) -> dict[str, Path]:
         return {place.name: place}
     if not place.is_dir():
         raise DataError(f"expected a radiograph or a folder of them at {place}, found nothing: correct the path")
-    files = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if path.is_file()}
+    files = {path.relative_to(place).as_posix(): path for path in sorted(_below(place))}
     hidden = {name for name in files if name.startswith(".") or "/." in name}
-    made = {table.parent / part for table in place.rglob(TABLE) for part in PARTS}  # by this command, within the folder
+    made = {path.parent / part for path in files.values() if path.name == TABLE for part in PARTS}
+    made |= {path.parent for path in files.values() if _holds_masks(path.parent, place)}
     found = {
         name: path for name, path in files.items()
         if name not in hidden and not made & {*path.parents} and _may_be_picture(path)
@@ -84,7 +89,7 @@ def names_of(files: Iterable[str]) -> dict[str, str]:
     folders = {str(parent).casefold() for name in short for parent in Path(name).parents}
     for name, stem in short.items():
         chosen = name if count[stem.casefold()] > 1 else stem
-        while chosen.casefold() in taken or f"{chosen}.png".casefold() in folders:
+        while chosen.casefold() in taken or {f"{chosen}.png".casefold(), f"{chosen}.dcm".casefold()} & folders:
             chosen += "_"
         taken.add(chosen.casefold())
         given[name] = chosen
@@ -98,45 +103,67 @@ def write_masks(
     wanted: Wanted,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Write masks/, overlays/, segments.csv and, as DICOM, segmentations/.
+    """Write masks/, overlays/, segments.csv and, as DICOM, segmentations/; what stands there already isn't made again.
 
     **Guarantee** a bad file is set aside and touches no other; where no file is good, nothing is written.
 
+    **Raises** `RunError` if the folder holds masks by another segmenter.
+
     masks/*.png hold the class's number x 255 / (M - 1), as a set's masks do.
     """
-    outcome, names = Outcome(), names_of(files)
-    try:
-        for number, (name, path) in enumerate(files.items(), start=1):
-            try:
-                row = _write_one(segmenter, path, out, names[name], wanted)
-                outcome.rows.append({"file": name, "mask": f"{names[name]}.png", **row})
-            except Unusable as unusable:
-                outcome.rejected.append(Rejected(name, unusable.kind, str(unusable)))
-            except OSError as error:
-                if error.errno not in OF_ONE_FILE:
-                    raise
-                reason = Unusable("mask-not-written", what=error.strerror or "an error of the disk")
-                outcome.rejected.append(Rejected(name, reason.kind, str(reason)))
-            progress(number)
-    finally:
-        if outcome.rows:
-            write_table(out / TABLE, outcome.rows)
+    outcome, names, earlier = Outcome(), names_of(files), mask_table.read(out, wanted.segmenter)
+    kept = {
+        name: row for name in files
+        if (row := earlier.get(mask_table.cell(name))) and _stands(row, out, names[name], wanted)
+    }  # fmt: skip
+    if earlier:
+        mask_table.write(out, next(iter(earlier.values())), kept.values())
+    for number, (name, path) in enumerate(files.items(), start=1):
+        try:
+            row = kept.get(name) or _write_one(segmenter, name, path, out, names[name], wanted)
+            outcome.rows.append(row)
+        except Unusable as unusable:
+            outcome.rejected.append(Rejected(name, unusable.kind, str(unusable)))
+        except OSError as error:
+            if error.errno not in OF_ONE_FILE:
+                raise
+            reason = Unusable("mask-not-written", what=error.strerror or "an error of the disk")
+            outcome.rejected.append(Rejected(name, reason.kind, str(reason)))
+        progress(number)
     return outcome
 
 
-def _write_one(segmenter: Segmenter, path: Path, out: Path, name: str, wanted: Wanted) -> dict[str, float | int]:
+def _stands(row: mask_table.Row, out: Path, name: str, wanted: Wanted) -> bool:
+    files = [out / "masks" / f"{name}.png", out / "overlays" / f"{name}.png"]
+    if wanted.format == "dicom":
+        files.append(out / "segmentations" / f"{name}.dcm")
+    return row["mask"] == mask_table.cell(f"{name}.png") and all(file.is_file() for file in files)
+
+
+def _write_one(segmenter: Segmenter, file: str, path: Path, out: Path, name: str, wanted: Wanted) -> dict[str, object]:
     config, device = segmenter.config, next(segmenter.parameters()).device
     picture = _read(path)
     mask = mask_of(lambda images: segmenter(images.to(device)), picture, config.size, wanted.fit)
+    row: dict[str, object] = {
+        "file": file,
+        "mask": f"{name}.png",
+        **measures(mask, config.mask_classes),
+        SEGMENTER: wanted.segmenter,
+    }
+    segmentation = None
     if wanted.format == "dicom":
         from fedmedgen.emission.patient_segmentation import patient_segmentation
 
-        file = patient_segmentation(mask, path, config.mask_classes, wanted.segmenter)
-        save(file, _ready(out / "segmentations" / f"{name}.dcm"))
+        segmentation = patient_segmentation(mask, path, config.mask_classes, wanted.segmenter)
+    if not (out / TABLE).is_file():
+        mask_table.write(out, row)
+    if segmentation is not None:
+        save(segmentation, _ready(out / "segmentations" / f"{name}.dcm"))
     levels = np.linspace(0, 255, len(config.mask_classes)).round().astype(np.uint8)
     Image.fromarray(levels[mask]).save(_ready(out / "masks" / f"{name}.png"))
     Image.fromarray(overlay(picture, mask)).save(_ready(out / "overlays" / f"{name}.png"))
-    return measures(mask, config.mask_classes)
+    mask_table.add(out, row)
+    return row
 
 
 def _read(path: Path) -> FloatArray:
@@ -147,6 +174,24 @@ def _read(path: Path) -> FloatArray:
     except Exception as error:  # whatever else a picture does, it does to nobody else's
         _log.debug("%s: %r", path.name, error)
         raise Unusable("file-unreadable", what=type(error).__name__) from None
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """Every file below the folder once, whatever links lead to it."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in names if (path := Path(folder, name)).is_file())
+
+
+def _holds_masks(folder: Path, place: Path) -> bool:
+    """Whether the folder is, or lies in, `masks` beside `images`, below the place."""
+    within = [home for home in (folder, *folder.parents) if place in home.parents]
+    return any(home.name == "masks" and (home.parent / "images").is_dir() for home in within)
 
 
 def _ready(path: Path) -> Path:

@@ -34,7 +34,7 @@ IDENTITY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
-CARRIED = (*IDENTITY, "BodyPartExamined")
+CARRIED = (*IDENTITY, "BodyPartExamined", "SyntheticData")  # a mask of what no patient has is of no patient either
 PLACES = ("ImagePositionPatient", "ImageOrientationPatient")  # of slices; a radiograph is none
 STAND_IN = SecondaryCaptureImageStorage
 _log = logging.getLogger(__name__)

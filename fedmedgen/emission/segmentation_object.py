@@ -10,6 +10,7 @@ SNOMED CT's part of DICOM names has that code; any other has one of the private 
 
 import warnings
 from collections.abc import Sequence
+from hashlib import sha256
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -99,4 +100,5 @@ def codes_of(name: str) -> tuple[Code, Code]:
     if found:
         return found
     own = text(name) or "unnamed"
-    return _CATEGORIES.SpatialAndRelationalConcept, Code(own[:CODE_LENGTH], PRIVATE_SCHEME, own)
+    short = own if len(own) <= CODE_LENGTH else f"{own[: CODE_LENGTH - 7]}-{sha256(own.encode()).hexdigest()[:6]}"
+    return _CATEGORIES.SpatialAndRelationalConcept, Code(short, PRIVATE_SCHEME, own)

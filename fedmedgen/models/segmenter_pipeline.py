@@ -15,7 +15,11 @@ FloatArray = NDArray[np.float32]
 
 
 def to_grey(picture: Image.Image) -> FloatArray:
-    """Brightness ``[H, W]`` in [-1, 1], as sites read theirs: deeper than 8 bits by percentiles of the picture."""
+    """Brightness ``[H, W]`` in [-1, 1], as sites read theirs: deeper than 8 bits by percentiles of the picture.
+
+    Give no picture that Pillow spoils: of colour of 16 bits it keeps 8, and deep grey whose zero is white (TIFF) it
+    leaves a negative.
+    """
     if picture.mode != "F" and not picture.mode.startswith("I"):
         return np.asarray(picture.convert("L"), np.float32) / np.float32(127.5) - 1
     grey = np.asarray(picture).astype(np.float32)

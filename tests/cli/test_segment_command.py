@@ -18,6 +18,7 @@ from torch import Tensor
 from fedmedgen.audit.identity import folder_hash
 from fedmedgen.cli import main as program
 from fedmedgen.data.pixels import mask_values
+from fedmedgen.emission import mask_folder
 from fedmedgen.models import saving
 from fedmedgen.models.denoiser import build_denoiser
 from fedmedgen.models.segmenter import Segmenter, from_denoiser
@@ -115,7 +116,15 @@ def test_masks_overlays_and_a_table_are_written_at_each_images_own_size(
     np.testing.assert_array_equal(values(out / "masks" / "deep.png"), values(out / "masks" / "negative.png"))
     assert set(rows(out)) == {"tall.png", "ward/tall.png", "ward/wide.png", "deep.dcm", "negative.dcm"}
     mask, row = values(out / "masks" / "tall.png"), rows(out)["tall.png"]
-    assert list(row) == ["file", "mask", "bone_share", "bone_components", "metal_share", "metal_components"]
+    assert list(row) == [
+        "file",
+        "mask",
+        "bone_share",
+        "bone_components",
+        "metal_share",
+        "metal_components",
+        "segmenter",
+    ]
     assert float(row["bone_share"]) == pytest.approx((mask == 1).mean(), abs=1e-6)
     assert (row["mask"], row["metal_components"]) == ("tall.png", "1")
 
@@ -193,6 +202,49 @@ def test_a_folder_in_use_is_left_alone(run_folder: Path, tmp_path: Path, capsys:
     assert call(run_folder, tmp_path / "images", out) == 1
     assert "must name a new or empty folder" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_what_a_kill_leaves_is_gone_on_with(
+    run_folder: Path, by_brightness: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out, whole = tmp_path / "images", tmp_path / "images" / "out", tmp_path / "whole"
+    for name in ("a.png", "b.png", "c.png"):
+        save(images / name, picture())
+    assert call(run_folder, images, whole) == 0
+    plain = mask_folder.overlay
+
+    def third(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if len(list((out / "overlays").glob("*"))) == 2:
+            raise KeyboardInterrupt
+        return plain(grey, mask)
+
+    monkeypatch.setattr(mask_folder, "overlay", third)
+    assert call(run_folder, images, out) == 130
+    monkeypatch.setattr(mask_folder, "overlay", plain)
+    assert set(rows(out)) == {"a.png", "b.png"}
+    assert set(mask_folder.radiographs(images)) == {"a.png", "b.png", "c.png"}  # though its masks lie below
+    assert call(run_folder, images, out) == 1  # a folder in use, unless asked for
+    text = (out / "segments.csv").read_text()
+    (out / "segments.csv").write_text(text + "c.png,c.p")  # cut short
+    (out / "overlays" / "a.png").unlink()
+    written = (out / "masks" / "b.png").stat().st_mtime_ns
+    assert call(run_folder, images, out, "--resume") == 0
+    assert rows(out) == rows(whole)
+    assert (out / "masks" / "b.png").stat().st_mtime_ns == written
+    assert {path.name for path in (out / "overlays").iterdir()} == {"a.png", "b.png", "c.png"}
+
+
+def test_masks_of_another_segmenter_are_not_gone_on_with(
+    run_folder: Path, by_brightness: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "images" / "a.png", picture())
+    assert call(run_folder, tmp_path / "images", tmp_path / "out") == 0
+    table = tmp_path / "out" / "segments.csv"
+    table.write_text(table.read_text().replace(folder_hash(run_folder / "segmenter"), "0123456789abcdef"))
+    before = table.read_text()
+    assert call(run_folder, tmp_path / "images", tmp_path / "out", "--resume") == 1
+    assert "holds masks by segmenter 0123456789ab" in capsys.readouterr().err
+    assert table.read_text() == before
 
 
 def test_a_run_without_a_segmenter_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """Each kind of bad picture and mask, made for real: set aside with the words of docs/bad-input.md."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,28 @@ def picture_not_finite(images: Path) -> None:
     Image.fromarray(values).save(images / "b.png", format="TIFF")
 
 
+def deep_colour(images: Path) -> None:
+    """a PNG of 16 bits a channel, in colour"""
+    save_png(images / "b.png", np.stack([GREY.astype(np.uint16) * 8] * 3, -1))
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """16 bits a channel, ``[H, W, C]``: grey, grey and alpha, colour, colour and alpha. Pillow can't write them."""
+    height, width, channels = pixels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0),
+        b"IDAT": zlib.compress(lines),
+        b"IEND": b"",
+    }
+    content = b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts.items()
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
 def several_frames(images: Path) -> None:
     """a TIFF of 3 pages"""
     page = Image.fromarray(GREY)
@@ -100,6 +124,7 @@ MAKERS = {
         file_unreadable,
         picture_flat,
         picture_not_finite,
+        deep_colour,
         several_frames,
         mask_unreadable,
         mask_size,
@@ -135,6 +160,29 @@ def test_a_bad_picture_is_set_aside_in_the_documented_words(kind, site, scan_sit
 
 def test_every_documented_kind_of_bad_picture_is_made_here(documented):
     assert set(documented["Pictures and masks"]) == set(MAKERS)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_deep_picture_is_read_at_its_depth_or_set_aside(tmp_path, channels):
+    ramp = np.linspace(0, 4095, 32 * 32).reshape(32, 32, 1).astype(np.uint16)
+    save_png(tmp_path / "deep.png", np.repeat(ramp, channels, axis=2))
+    if channels == 1:
+        assert len(np.unique(read_grey(tmp_path / "deep.png")[0])) > 1000
+        return
+    with pytest.raises(Unusable, match="16 bits a channel"):
+        read_grey(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_deep_tiff_whose_zero_is_white_is_turned(tmp_path, kind):
+    ramp = np.linspace(0, 200, 32 * 32).reshape(32, 32).astype(kind)
+    for name, photometric in (("black", 1), ("white", 0)):
+        Image.fromarray(ramp).save(tmp_path / f"{name}.tif", tiffinfo={262: photometric})
+    written = Image.open(tmp_path / "white.tif")
+    assert written.tag_v2[262] == 0
+    black, white = (read_grey(tmp_path / f"{name}.tif")[0] for name in ("black", "white"))
+    assert black[0, 0] < black[-1, -1]
+    assert white[0, 0] > white[-1, -1]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "bmp"])

@@ -29,6 +29,7 @@ from fedmedgen.data.rejection import Unusable
 from fedmedgen.emission.mask_folder import Wanted, names_of, radiographs, write_masks
 from fedmedgen.emission.overlay import COLOURS, colour_of, overlay
 from fedmedgen.emission.patient_segmentation import patient_segmentation
+from fedmedgen.emission.segmentation_object import codes_of
 from fedmedgen.emission.segmenting import inside, mask_of, measures, unfitted
 from fedmedgen.errors import DataError
 from fedmedgen.models.segmenter import Segmenter, SegmenterConfig
@@ -161,6 +162,26 @@ def test_pictures_are_found_at_any_depth_and_other_files_are_passed_over(tmp_pat
     assert list(radiographs(tmp_path / "a.png")) == ["a.png"]
 
 
+def test_pictures_behind_links_are_found_once(tmp_path: Path) -> None:
+    for name in ("elsewhere/b.png", "given/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "given" / "day1").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "given" / "day2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "given" / "again").symlink_to(tmp_path / "given")
+    found = radiographs(tmp_path / "given")
+    assert sorted(path.name for path in found.values()) == ["a.png", "b.png"]
+
+
+def test_masks_beside_their_images_are_no_radiographs(tmp_path: Path) -> None:
+    for name in ("north/images/a.png", "north/masks/a.png", "south/images/ward/b.png", "south/masks/ward/b.png",
+                 "lone/masks/c.png"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert list(radiographs(tmp_path)) == ["lone/masks/c.png", "north/images/a.png", "south/images/ward/b.png"]
+    assert list(radiographs(tmp_path / "north" / "masks")) == ["a.png"]  # whoever names it means it
+
+
 def test_what_was_made_of_radiographs_before_is_not_taken_for_more_of_them(tmp_path: Path) -> None:
     for name in ("a.png", "deep/b.png", "out/masks/a.png", "out/overlays/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -253,6 +274,18 @@ def test_a_seg_is_of_its_sources_patient_and_study_and_refers_to_it(tmp_path: Pa
     assert series.SeriesInstanceUID == patient.SeriesInstanceUID != file.SeriesInstanceUID
     assert instance.ReferencedSOPInstanceUID == patient.SOPInstanceUID != file.SOPInstanceUID
     assert "SyntheticData" not in file
+
+
+def test_a_seg_of_a_synthetic_picture_says_that_it_is_synthetic(tmp_path: Path) -> None:
+    source(tmp_path / "x.dcm", SyntheticData="YES")
+    assert made(regions(), tmp_path / "x.dcm").SyntheticData == "YES"
+
+
+def test_two_long_names_of_one_beginning_have_codes_of_their_own() -> None:
+    left, right = (codes_of(f"pleural effusion {side}")[1] for side in ("left", "right"))
+    assert left.value != right.value
+    assert max(len(left.value), len(right.value)) <= 16
+    assert (left.meaning, right.meaning) == ("pleural effusion left", "pleural effusion right")
 
 
 @pytest.mark.parametrize("kind", [XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage,
