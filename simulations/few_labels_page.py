@@ -19,7 +19,7 @@ REMARKS = {
     "pairs-": "- pairs-…: not few labels, but the synthetic pairs of a study that learned from all masks of both "
     "sites, those of the patients set apart among them",
     "ptdr-federated-low": "- ptdr-federated-low: its noise levels were chosen after the autoencoder's test results had "
-    "been seen; the patients set apart prefer ptdr-federated-longer",
+    "been seen; on lungs at 64x64 the patients set apart prefer ptdr-federated-longer",
 }
 Key = tuple[str, int, int]  # row, labels, draw
 
@@ -39,8 +39,10 @@ def page(rows: Sequence[Mapping[str, Any]], task: str = "lungs") -> Iterator[str
     whose = f"{known.labelled_at} alone" if known.labelled_at else "all sites"
     yield f"- labels from {whose}, up to {known.draws} draws; test patients of all sites"
     yield "- equal fine-tuning steps and augmentation for every row (scratch-2x takes twice as many, self-training as"
-    yield "  many for its teacher); the learning rate of each row is the best of the same three, at 5 labels of one"
-    yield "  more draw, on training patients set apart (of which at an edge of the three: see below)"
+    yield "  many for its teacher, -fedavg as many at each site); the learning rate of each row is the best of the same"
+    yield "  three, at 5 labels of one more draw, on training patients set apart (of which at an edge: see below)"
+    yield "- the patients set apart are in no draw; pre-training has their radiographs, as all training patients'"
+    yield "  (no test patient's), so that they rank rates of a row well and rows by length of pre-training less well"
     yield "- one pre-training seed a row: intervals are over draws of the labels, not over runs of the pre-training"
     yield from (words for row, words in REMARKS.items() if any(name.startswith(row) for name in names))
     if not whole:

@@ -152,9 +152,29 @@ def test_fewer_labels_are_among_more_and_other_draws_are_others(cell):
 
 def test_nobody_is_labelled_and_validated_on(settings):
     pool, validation, test = few_labels.sides(settings, Task(words=TINY, labelled_at="site-1", validation=3))
-    names = [{(case.site, case.name) for case in part} for part in (pool, validation, test)]
-    assert len(names[0] | names[1] | names[2]) == sum(map(len, names))
+    patients = [{(case.site, case.patient) for case in part} for part in (pool, validation, test)]
+    assert all(patient for part in patients for _, patient in part)
+    assert len(pool) > len(patients[0])  # some have several images
+    assert len(patients[0] | patients[1] | patients[2]) == sum(map(len, patients))
     assert {case.site for case in pool} == {"site-1"}
+
+
+def test_rates_are_chosen_without_a_look_at_the_test_patients(settings, tmp_path, monkeypatch):
+    task = Task(words=TINY, labelled_at="site-1", counts=(1,), draws=1, validation=3)
+    _, validation, test = few_labels.sides(settings, task)
+    looked = []
+
+    def pretend(one, on):
+        looked.append({(case.site, case.patient) for case in on})
+        return [dict.fromkeys(few_labels.FIELDS, "") | {
+            "row": one.row, "labels": one.labels, "draw": one.draw, "rate": one.rate, "site": "all", "dice": 0.9,
+        }]  # fmt: skip
+
+    monkeypatch.setattr(few_labels, "measured", pretend)
+    monkeypatch.setitem(TASKS, "lungs", task)
+    assert few_labels.main(["--out", str(tmp_path), "--runs", str(tmp_path), "--rows", "scratch"]) == 0
+    apart, unseen = ({(case.site, case.patient) for case in part} for part in (validation, test))
+    assert looked == [*[apart] * len(task.rates), unseen]
 
 
 def test_fedavg_takes_as_many_steps_and_averages_by_labels(cell, monkeypatch):
