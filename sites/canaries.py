@@ -9,6 +9,7 @@ from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.data.crafted import crafted, some_of
 from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.messages import Request
+from fedmedgen.federation.plan import SEGMENTER
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.privacy.canary_record import CanaryRecord
 from fedmedgen.privacy.randomness import Stream
@@ -42,7 +43,8 @@ class Planting:
         fail, too.
         """
         if self.kind == "images":
-            return run(asked, cases.with_cases([*cases, *self._images(asked.settings)]))
+            made = [] if asked.stage.name == SEGMENTER else self._images(asked.settings)  # no attack reads a segmenter
+            return run(asked, cases.with_cases([*cases, *made]))
         planted = self.record.planted(asked.stage.name, asked.round)
         result = run(replace(asked, canaries=planted), cases)
         try:

@@ -22,7 +22,8 @@ def mask_shapes(synthetic: CaseSet, real: CaseSet) -> dict[str, Any]:
 
     `parts` is what most real masks have; `as_usual` the share of masks with that number; `areas` the mean and sd;
     `distance` the largest gap between the two distributions of areas (Kolmogorov-Smirnov, 0 to 1); `histogram` the
-    share of masks in each of `edges`' bins. Real masks give the floor: not all of them are as usual.
+    share of masks in each of `edges`' bins. Real masks give the floor: not all of them are as usual. `distinct` counts
+    different masks, `commonest` is the share of the one that comes most often: a generator may repeat a few.
     """
     sides = {"synthetic": _masks(synthetic), "real": _masks(real)}
     if not all(sides.values()) or synthetic.mask_classes != real.mask_classes:
@@ -45,6 +46,7 @@ def _of_class(sides: dict[str, list[NDArray[np.bool_]]]) -> dict[str, Any]:
     counts = {side: [parts(mask) for mask in masks] for side, masks in sides.items()}
     areas = {side: np.array([mask.mean() for mask in masks]) for side, masks in sides.items()}
     usual = Counter(counts["real"]).most_common(1)[0][0]
+    times = {side: Counter(mask.tobytes() for mask in masks).most_common() for side, masks in sides.items()}
     edges = np.linspace(0, max(float(area.max()) for area in areas.values()) or 1.0, BINS + 1)
     return {
         "parts": usual,
@@ -55,6 +57,8 @@ def _of_class(sides: dict[str, list[NDArray[np.bool_]]]) -> dict[str, Any]:
         "edges": edges.tolist(),
         "histogram": {side: (np.histogram(area, edges)[0] / len(area)).tolist() for side, area in areas.items()},
         "n": {side: len(masks) for side, masks in sides.items()},
+        "distinct": {side: len(found) for side, found in times.items()},
+        "commonest": {side: found[0][1] / len(sides[side]) for side, found in times.items()},
     }
 
 

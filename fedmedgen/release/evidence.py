@@ -13,6 +13,7 @@ from fedmedgen.audit.identity import folder_hash
 from fedmedgen.errors import RunError
 from fedmedgen.federation.policy import SitePolicy
 from fedmedgen.federation.records import NAME_OF_A_SITE
+from fedmedgen.reporting.measures import of_set
 from fedmedgen.settings import Settings
 
 FACT = re.compile(r"^- ([a-z ]+): (.*)$", re.MULTILINE)
@@ -61,7 +62,7 @@ def read(run: Path) -> Evidence:
         run=run,
         settings=settings,
         result=result,
-        metrics=_measured(group(result, "metrics"), _file(run / "metrics.json"), folder_hash(run / "synthetic")),
+        metrics=of_set(group(result, "metrics"), _file(run / "metrics.json"), folder_hash(run / "synthetic")),
         audits={site: found for site, found in audits.items() if found},
         sheet=_file(run / "synthetic" / "datasheet.json"),
         card=dict(FACT.findall(card.read_text(encoding="utf-8"))) if card.is_file() else {},
@@ -73,16 +74,6 @@ def group(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A part of a mapping that is a mapping itself, else empty."""
     found = mapping.get(name)
     return found if isinstance(found, Mapping) else {}
-
-
-def _measured(own: Mapping[str, Any], later: Mapping[str, Any], present: str) -> dict[str, Any]:
-    """What was measured of this very set; of a part that both have, the run's own, unless it was skipped there."""
-    sources = [own, later, {name: part for name, part in own.items() if "skipped" not in group(own, name)}]
-    known: dict[str, Any] = {}
-    for found in sources:
-        of_this = found.get("set") == present
-        known |= {name: part for name, part in found.items() if of_this or "skipped" in group(found, name)}
-    return known
 
 
 def _file(path: Path, *, needed: bool = False) -> Mapping[str, Any]:

@@ -35,7 +35,8 @@ def claim(record: Record) -> list[tuple[str, str]]:
         *_mechanism(privacy, unit),
         *(_shared(sums, unit) if sums else _alone(unit)),
         ("Not covered", "How long a site computes and how much memory it takes; settings that somebody chose by "
-         f"looking at the same patients{_public_people(record)}."),
+         "looking at the same patients; what the synthetic set is worth, measured on held-out patients without noise"
+         f"{_public_people(record)}."),
     ]  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
+from fedmedgen.audit.identity import folder_hash
 from fedmedgen.data import phantoms, sources
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.errors import FedmedgenError, RunError
+from fedmedgen.reporting.measures import of_set, without_sites
 from fedmedgen.seeds import seed_of
 from fedmedgen.settings import DataSettings, Settings
 
@@ -56,8 +58,9 @@ class Record:
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        found = self.result.get("metrics")
-        return found if isinstance(found, Mapping) else {}
+        """What was measured; of data that is not public, without what tells about single sites."""
+        found = self.part("metrics")
+        return found if self.shows_sites else without_sites(found)
 
     def part(self, name: str) -> Mapping[str, Any]:
         """A group of result.json, empty if absent."""
@@ -72,8 +75,7 @@ def read(run: Path) -> Record:
     """
     settings = Settings.from_mapping(_mapping(run / "settings.yaml"))
     result = dict(_mapping(run / "result.json"))
-    if (run / "metrics.json").is_file() and not result.get("metrics"):
-        result["metrics"] = _mapping(run / "metrics.json")
+    result["metrics"] = _measured(run, result.get("metrics") or {})
     synthetic = _synthetic(run / "synthetic", settings)
     return Record(
         folder=run,
@@ -83,6 +85,18 @@ def read(run: Path) -> Record:
         synthetic=synthetic,
         phantoms=_phantoms(settings, synthetic) if synthetic is not None else None,
     )
+
+
+def _measured(run: Path, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The run's own measures, and those that `fedmedgen evaluate` left of the same set."""
+    if not (run / "synthetic").is_dir():
+        return own
+    present = folder_hash(run / "synthetic")
+    later = _mapping(run / "metrics.json") if (run / "metrics.json").is_file() else {}
+    for found, where in ((own, "result.json"), (later, "metrics.json")):
+        if found.get("set", present) != present:
+            log.warning("%s of %s measured another set than lies there: it is left out", where, run)
+    return of_set({"set": present} | dict(own), later, present)
 
 
 def _mapping(file: Path) -> Mapping[str, Any]:

@@ -132,10 +132,9 @@ def files(record: Record) -> dict[str, Any]:
     rejected = record.result.get("rejected") or []
     kinds = Counter(str(item.get("kind")) for item in rejected)
     first = {str(item.get("kind")): item for item in reversed(rejected)}
-    rows = [
-        [kind, f"{count:,}", f"{first[kind].get('file')}: {first[kind].get('reason')}"]
-        for kind, count in kinds.most_common()
-    ]
+    named = {kind: f"{item.get('file')}: {item.get('reason')}" for kind, item in first.items()}
+    hidden = "in result.json (a file's name may tell about a patient)"
+    rows = [[kind, f"{count:,}", named[kind] if record.shows_sites else hidden] for kind, count in kinds.most_common()]
     return {"rows": rows, "words": f"{len(rejected):,} files could not be used and were left out."}
 
 

@@ -93,7 +93,7 @@ def utility_rows(task: Mapping[str, Any], names: Sequence[str]) -> list[list[str
         else:
             decimals = {name: 2 if name == "hd95" else 3 for name in names}
             values = [spread(row.get(name), decimals[name]) for name in names]  # older runs lack some
-            table.append([title, *values, f"{row.get('n_train', 0):,}"])
+            table.append([title, *values, number(row.get("n_train"))])
     return table
 
 

@@ -102,5 +102,13 @@ def mask_shape(name: str, part: Mapping[str, Any]) -> str:
         f"{name.capitalize()}: {usual['synthetic']:.0%} of the synthetic masks hang together in {whole}"
         f" {'part' if whole == 1 else 'parts'}, as {usual['real']:.0%} of the real ones do. Their area is {mine}, that"
         f" of real ones {real}; the two distributions of areas differ by {part['distance']:.2f} at most (0: alike, 1:"
-        " nothing in common)."
+        f" nothing in common).{_variety(part)}"
     )
+
+
+def _variety(part: Mapping[str, Any]) -> str:
+    """How many of the synthetic masks are different ones; older runs don't know."""
+    if "distinct" not in part:
+        return ""
+    distinct, total, most = (part[name]["synthetic"] for name in ("distinct", "n", "commonest"))
+    return f" {distinct:,} of the {total:,} synthetic masks are different; the commonest is {most:.1%} of them."

@@ -52,6 +52,12 @@ def test_masks_that_grew_together_and_those_of_another_size_are_seen() -> None:
     assert mask_shapes(lungs([5, 6, 7, 8], speck=True), real)["lung"]["as_usual"]["synthetic"] == 1.0
 
 
+def test_masks_that_come_again_and_again_are_counted() -> None:
+    found = mask_shapes(lungs([5, 5, 5, 7]), lungs([5, 6, 7, 8]))["lung"]
+    assert found["distinct"] == {"synthetic": 2, "real": 4}
+    assert found["commonest"] == {"synthetic": 0.75, "real": 0.25}
+
+
 def test_sets_without_masks_are_skipped() -> None:
     real = lungs([5])
     bare = CaseSet((Case(image=real.cases[0].image, name="a"),), (), ())

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedmedgen.audit.identity import folder_hash
 from fedmedgen.cli import report
 from fedmedgen.errors import RunError
 from fedmedgen.reporting.report import write_report
-from fedmedgen.reporting.words import task_verdict
+from fedmedgen.reporting.words import SIDES, task_verdict
+from tests.reporting.conftest import metrics, spread
 
 MakeRun = Callable[..., Path]
 
@@ -184,6 +186,42 @@ def test_loss_and_data_of_sites_are_drawn_in_simulations_on_public_data_only(
     assert "training loss (no unit)" not in page
     assert "Data per site" not in page
     assert "are not drawn" in page
+
+
+@pytest.mark.parametrize("changes", [{"public_data": False}, {"simulation": False}])
+def test_nothing_of_single_sites_or_patients_is_drawn_of_data_that_are_not_public(
+    make_run: MakeRun, changes: dict[str, bool]
+) -> None:
+    shapes = {
+        "parts": 1, "as_usual": dict.fromkeys(SIDES, 0.9), "empty": dict.fromkeys(SIDES, 0.0),
+        "areas": {side: {"mean": 0.3, "sd": 0.05} for side in SIDES}, "distance": 0.1, "edges": [0.0, 0.2, 0.4089],
+        "histogram": {side: [0.25, 0.75] for side in SIDES}, "n": dict.fromkeys(SIDES, 40),
+        "distinct": dict.fromkeys(SIDES, 40), "commonest": dict.fromkeys(SIDES, 0.025),
+    }  # fmt: skip
+    known = metrics() | {"mask_shapes": {"lung": shapes}}
+    known["classification"]["per_site"]["site-1"]["n_train"] = 8642
+    known["classification"]["trtr"]["n_train"] = 9753
+    known["classification"]["best_site"]["auc"] = spread(0.7531)
+    rejected = [{"file": "DOE_JANE.png", "kind": "mask-unreadable", "reason": "its mask DOE_JANE.png can't be read"}]
+    told = ("8,642", "9,753", "0.753", "DOE_JANE", "Areas of lung", "Site (one seed)")
+    run = make_run(metrics=known, rejected=rejected)
+    public = page_of(run)
+    assert [word for word in told if word not in public] == []
+    (run / "result.json").write_text(json.dumps(json.loads((run / "result.json").read_text()) | changes))
+    page = page_of(run)
+    assert [word for word in told if word in page] == []
+    assert "it would tell about single sites" in page
+    assert "0.850" in page  # what the synthetic set teaches
+
+
+def test_what_evaluate_left_later_is_shown_beside_what_a_release_was_worth(make_run: MakeRun) -> None:
+    run = make_run(metrics={"statistics": {"slope": 1.0}})
+    assert "Not measured" in text_of(page_of(run))
+    later = metrics() | {"set": folder_hash(run / "synthetic")}
+    (run / "metrics.json").write_text(json.dumps(later))
+    assert "0.850" in page_of(run)
+    (run / "metrics.json").write_text(json.dumps(later | {"set": "of another"}))
+    assert "0.850" not in page_of(run)
 
 
 def test_an_auc_at_chance_is_called_a_coin(make_run: MakeRun) -> None:

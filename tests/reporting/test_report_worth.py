@@ -46,7 +46,8 @@ def test_fid_by_a_supplied_network_is_called_that(make_run: MakeRun) -> None:
 
 
 def test_the_shapes_of_masks_are_said_of_either_side_and_drawn(make_run: MakeRun) -> None:
-    lung = {
+    run = make_run()
+    lung: dict[str, object] = {
         "parts": 2,
         "as_usual": {"synthetic": 0.66, "real": 0.98},
         "areas": {"synthetic": {"mean": 0.28, "sd": 0.023}, "real": {"mean": 0.252, "sd": 0.058}},
@@ -54,10 +55,14 @@ def test_the_shapes_of_masks_are_said_of_either_side_and_drawn(make_run: MakeRun
         "edges": [0.0, 0.2, 0.4],
         "histogram": {"synthetic": [0.0, 1.0], "real": [0.3, 0.7]},
     }
-    page = " ".join(page_with(make_run(), {"mask_shapes": {"lung": lung}}).split())
+    page = " ".join(page_with(run, {"mask_shapes": {"lung": lung}}).split())
     assert "66% of the synthetic masks hang together in 2 parts, as 98% of the real ones do" in page
     assert "28.0% of the image (sd 2.3%), that of real ones 25.2% of the image (sd 5.8%)" in page
     assert 'aria-label="lung"' in page
+    assert "are different" not in page  # of older runs it isn't known
+    lung |= {"n": {"synthetic": 400}, "distinct": {"synthetic": 65}, "commonest": {"synthetic": 0.22}}
+    page = " ".join(page_with(run, {"mask_shapes": {"lung": lung}}).split())
+    assert "65 of the 400 synthetic masks are different; the commonest is 22.0% of them" in page
 
 
 def test_without_masks_nothing_is_said_of_their_shapes(make_run: MakeRun) -> None:

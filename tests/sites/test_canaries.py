@@ -6,18 +6,22 @@ from typing import Any
 
 import pytest
 
+from fedmedgen.composition import compose
 from fedmedgen.data import holdout
 from fedmedgen.data.cases import CaseSet
 from fedmedgen.data.crafted import is_crafted
 from fedmedgen.errors import PolicyError
 from fedmedgen.federation import records
 from fedmedgen.federation.egress import Reply
+from fedmedgen.federation.local_round import LocalResult, LocalRound
 from fedmedgen.federation.own_data import own_cases
+from fedmedgen.federation.plan import Stage
 from fedmedgen.federation.policy import check_request
 from fedmedgen.privacy.canary_record import CanaryRecord
 from fedmedgen.privacy.ledger import load_key
 from fedmedgen.privacy.randomness import Stream
 from sites import site
+from sites.canaries import Planting
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,23 @@ def test_canaries_are_there_when_all_patients_data_fail(
     assert len(seen) == 2
     assert seen[0] == seen[1]
     assert seen[0][0] > 0 or seen[0][1]
+
+
+@pytest.mark.parametrize(("stage", "some"), [("statistics", True), ("generator", True), ("segmenter", False)])
+def test_images_are_planted_where_an_attack_can_read_them(tmp_path: Path, stage: str, some: bool) -> None:
+    settings = compose(["study=demo"])
+    record = CanaryRecord.of(tmp_path, "run-1")
+    record.plant(run="run-1", kind="images", count=24, stream=Stream.seeded(0))
+    seen: list[int] = []
+
+    def looking(_: LocalRound, cases: CaseSet) -> LocalResult:
+        seen.append(len(cases))
+        return LocalResult({}, None, {})
+
+    cases = CaseSet((), tuple(settings.data.classes), tuple(settings.data.mask_classes))
+    request: Any = None  # scores of directions alone are kept under it
+    Planting(record, request, "images").run(looking, LocalRound(settings, Stage(stage, 1, 1, 1e-3), 1, None), cases)
+    assert (seen[0] > 0) == some
 
 
 def test_a_split_that_fails_gives_noise_and_no_fault(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
