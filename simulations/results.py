@@ -18,6 +18,7 @@ from PIL import Image
 from fedmedgen.data.cases import Case, CaseSet
 from fedmedgen.release import evidence
 from fedmedgen.reporting.record import read
+from fedmedgen.reporting.words import mask_shape
 from simulations.run import result_of
 
 COLUMNS, SCALE = 12, 2
@@ -84,6 +85,7 @@ def lines(result: dict[str, Any], *, name: str, command: str, mechanism: str) ->
         *_fidelity(result["metrics"].get("fidelity", {})),
         *_task(result["metrics"], "classification", ("auc", "accuracy", "ece", "brier"), "recall"),
         *_task(result["metrics"], "segmentation", ("dice_mean", "hd95"), ""),
+        *_shapes(result["metrics"].get("mask_shapes", {})),
         f"![synthetic cases]({name}.png)",
     ]
 
@@ -119,20 +121,29 @@ def _task(metrics: dict[str, Any], task: str, keys: Sequence[str], by_class: str
     if "skipped" in found or not found:
         return [f"{task.capitalize()} skipped: {found.get('skipped', 'not asked for')}.", ""]
     shown = [*keys, *([by_class] if by_class else [])]
-    rows = [f"| {task}, trained on | " + " | ".join(shown) + " |", "| --- |" + " --- |" * len(shown)]
+    tested = next((row["n_test"] for row in found.values() if isinstance(row, dict) and "n_test" in row), "-")
+    head = " | ".join([f"{task} of {tested} test cases, trained on", "cases", *shown])
+    rows = [f"| {head} |", "| --- | --- |" + " --- |" * len(shown)]
     names = {"tstr": "synthetic (TSTR)", "trtr": "real, all sites (TRTR)", "best_site": "best single site",
              "cheap": "cheap release", "real_and_synthetic": "real and synthetic", "prior": "prior alone"}  # fmt: skip
     for key, words in names.items():
         row = found.get(key, {})
         if "skipped" in row or not row:
-            rows.append(f"| {words} | skipped: {row.get('skipped', 'not measured')} |" + " |" * (len(shown) - 1))
+            rows.append(f"| {words} | | skipped: {row.get('skipped', 'not measured')} |" + " |" * (len(shown) - 1))
             continue
         site = f", {row['site']}" if "site" in row else ""
-        rows.append(f"| {words}{site} | " + " | ".join(_words(row.get(item)) for item in shown) + " |")
+        figures = [str(row.get("n_train", "-")), *(_words(row.get(item)) for item in shown)]
+        rows.append(f"| {words}{site} | " + " | ".join(figures) + " |")
     if task == "segmentation" and "federated_segmenter" in metrics:
         row = metrics["federated_segmenter"]
-        rows.append("| federated segmenter | " + " | ".join(_words(row.get(item)) for item in shown) + " |")
+        rows.append("| federated segmenter | | " + " | ".join(_words(row.get(item)) for item in shown) + " |")
     return [*rows, ""]
+
+
+def _shapes(found: dict[str, Any]) -> list[str]:
+    if "skipped" in found or not found:
+        return []
+    return [*(f"- {mask_shape(name, part)}" for name, part in found.items()), ""]
 
 
 def _words(value: Any) -> str:
