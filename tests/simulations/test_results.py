@@ -48,8 +48,10 @@ def test_the_page_says_how_many_cases_taught_and_tested_and_how_masks_look() -> 
     assert "| synthetic (TSTR) | 400 | 0.900 ± 0.010 | 4.000 ± 0.100 |" in table
     assert {line.count("|") for line in table if line} == {5}
     side = {"synthetic": 0.9, "real": 1.0}
-    shape = {"parts": 2, "as_usual": side, "areas": {name: {"mean": 0.25, "sd": 0.05} for name in side},
-             "distance": 0.3, "n": {"synthetic": 400}, "distinct": {"synthetic": 65}, "commonest": {"synthetic": 0.22}}  # fmt: skip
+    shape = {
+        "parts": 2, "as_usual": side, "areas": {name: {"mean": 0.25, "sd": 0.05} for name in side}, "distance": 0.3,
+        "n": {"synthetic": 400}, "distinct": {"synthetic": 65}, "commonest": {"synthetic": 0.22},
+    }  # fmt: skip
     (line, _) = results._shapes({"lung": shape})
     assert "90% of the synthetic masks hang together in 2 parts" in line
     assert "65 of the 400 synthetic masks are different" in line
