@@ -20,8 +20,10 @@ def of_set(own: Measures, later: Measures, present: str) -> dict[str, Any]:
 
 
 def without_sites(found: Measures) -> dict[str, Any]:
-    """Means over all held-out patients alone: no site by itself, no count of its cases, no areas of real masks."""
+    """Means over all held-out patients alone: no site by itself, no counts of real cases, no areas of real masks."""
     kept = dict(found)
+    if near := _group(found.get("fidelity")):
+        kept["fidelity"] = {name: value for name, value in near.items() if name != "n"}
     for name in TASKS:
         if task := _group(found.get(name)):
             kept[name] = {row: _without_count(row, part) for row, part in task.items() if row != "per_site"}
@@ -31,7 +33,7 @@ def without_sites(found: Measures) -> dict[str, Any]:
 
 
 def _without_count(row: str, part: Any) -> Any:
-    if row == "best_site":
+    if row in ("best_site", "rare"):
         return LEFT_OUT
     if row in OF_PATIENTS and isinstance(part, Mapping):
         return {name: value for name, value in part.items() if name not in ("n_train", "n_test")}

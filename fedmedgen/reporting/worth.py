@@ -137,12 +137,13 @@ def fidelity(record: Record) -> dict[str, Any]:
         ("Prior alone", near.get("prior")),
     ]
     measures = [(title, row) for title, row in rows if row]
+    sides = f", with {near['n']} images on each side" if "n" in near else ""
     ratio = near["fd"] / near["floor"]["fd"] if near["floor"]["fd"] > 0 else float("inf")
     return {
         "skipped": "",
         "plots": [_distances(measures, name) for name in ("fd", "kid")],
-        "reading": f"FD is {number(near['fd'])}, {ratio:.1f} times the floor of {number(near['floor']['fd'])}, "
-        f"with {near['n']} images on each side.{_inception(record)}",
+        "reading": f"FD is {number(near['fd'])}, {ratio:.1f} times the floor of {number(near['floor']['fd'])}"
+        f"{sides}.{_inception(record)}",
         "head": ["Images", "FD", "KID", "Precision", "Recall", "Density", "Coverage"],
         "rows": [[title, *[number((row or {}).get(name)) for name in names]] for title, row in rows],
     }

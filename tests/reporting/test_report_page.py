@@ -202,8 +202,12 @@ def test_nothing_of_single_sites_or_patients_is_drawn_of_data_that_are_not_publi
     known["classification"]["per_site"]["site-1"]["n_train"] = 8642
     known["classification"]["trtr"]["n_train"] = 9753
     known["classification"]["best_site"]["auc"] = spread(0.7531)
+    known["classification"]["rare"] = {
+        "class": "opacity", "count": 7654, "n_test": 9, "real_only": spread(0.4), "with_synthetic": spread(0.5),
+    }  # fmt: skip
+    known["fidelity"]["n"] = 6543
     rejected = [{"file": "DOE_JANE.png", "kind": "mask-unreadable", "reason": "its mask DOE_JANE.png can't be read"}]
-    told = ("8,642", "9,753", "0.753", "DOE_JANE", "Areas of lung", "Site (one seed)")
+    told = ("8,642", "9,753", "0.753", "7,654 real", "6543 images", "DOE_JANE", "Areas of lung", "Site (one seed)")
     run = make_run(metrics=known, rejected=rejected)
     public = page_of(run)
     assert [word for word in told if word not in public] == []
