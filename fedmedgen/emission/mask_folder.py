@@ -111,16 +111,16 @@ def write_masks(
 
     masks/*.png hold the class's number x 255 / (M - 1), as a set's masks do.
     """
-    outcome, names, earlier = Outcome(), names_of(files), mask_table.read(out, wanted.segmenter)
-    kept = {
-        name: row for name in files
-        if (row := earlier.get(mask_table.cell(name))) and _stands(row, out, names[name], wanted)
+    outcome, names = Outcome(), names_of(files)
+    known = {mask_table.cell(name): name for name in files}
+    standing = {
+        file: row for file, row in mask_table.read(out, wanted.segmenter).items()
+        if file not in known or _stands(row, out, names[known[file]], wanted)
     }  # fmt: skip
-    if earlier:
-        mask_table.write(out, next(iter(earlier.values())), kept.values())
+    mask_table.restart(out, standing.values())
     for number, (name, path) in enumerate(files.items(), start=1):
         try:
-            row = kept.get(name) or _write_one(segmenter, name, path, out, names[name], wanted)
+            row = standing.get(mask_table.cell(name)) or _write_one(segmenter, name, path, out, names[name], wanted)
             outcome.rows.append(row)
         except Unusable as unusable:
             outcome.rejected.append(Rejected(name, unusable.kind, str(unusable)))

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from fedmedgen.errors import RunError
@@ -17,6 +17,14 @@ def write(out: Path, columns: Iterable[str], rows: Iterable[Row] = ()) -> None:
     fresh = out / f"{TABLE}.part"
     fresh.write_text(_lines(columns, rows, header=True), encoding="utf-8", newline="")
     fresh.replace(out / TABLE)
+
+
+def restart(out: Path, rows: Collection[Row]) -> None:
+    """Keep these rows of an earlier part alone; without any, the table is begun anew by the next file."""
+    if rows:
+        write(out, next(iter(rows)), rows)
+    else:
+        (out / TABLE).unlink(missing_ok=True)
 
 
 def add(out: Path, row: Row) -> None:

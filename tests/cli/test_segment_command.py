@@ -234,6 +234,23 @@ def test_what_a_kill_leaves_is_gone_on_with(
     assert {path.name for path in (out / "overlays").iterdir()} == {"a.png", "b.png", "c.png"}
 
 
+def test_a_first_row_cut_short_is_dropped_and_rows_of_images_that_are_gone_stay(
+    run_folder: Path, by_brightness: None, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "images" / name, picture())
+    out = tmp_path / "out"
+    assert call(run_folder, tmp_path / "images", out) == 0
+    whole, table = rows(out), out / "segments.csv"
+    header = table.read_text().partition("\n")[0]
+    table.write_text(f"{header}\na.png,a.p")
+    assert call(run_folder, tmp_path / "images", out, "--resume") == 0
+    assert rows(out) == whole
+    (tmp_path / "images" / "a.png").unlink()
+    assert call(run_folder, tmp_path / "images", out, "--resume") == 0
+    assert rows(out) == whole
+
+
 def test_masks_of_another_segmenter_are_not_gone_on_with(
     run_folder: Path, by_brightness: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
